@@ -1,0 +1,207 @@
+"""Rows and notices against what the store and the plan know: networks, kinds of numbers, doubles.
+
+Says line and reason of each bad row. Applying the good ones is for `apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from loader.files import Advance, FeedFile, check_row_count
+from loader.formats import lookupd as own_format
+from loader.formats.lookupd_columns import RawColumns, parse_rows
+from lookupd.errors import Rejected
+from lookupd.limits import DELTA_NOTICES_MAX
+from lookupd.model import TN, NetworkCode, Notice, RoutingNumber
+from lookupd.numbering import Plan
+from lookupd.store.columns import THOUSAND, Columns
+from lookupd.store.schema import NUMBERS_PER_BLOCK
+from lookupd.store.writer import Change
+
+ADD_NETWORK = "is not in the networks table: load it with `lookupd-loader networks` first"
+
+
+def read_snapshot(file: FeedFile, chunks: Iterator[bytes], plan: Plan, change: Change) -> Columns:
+    """All rows, sorted by number. Makes the routes it meets for the first time.
+
+    Raises Rejected with the lines of the first chunk that has bad rows, FeedError if the count is wrong.
+    """
+    first = next(chunks, b"")
+    header, _, first = first.partition(b"\n")
+    if not header:
+        raise Rejected(file.name, [(1, "the file is empty: a snapshot has at least its header")])
+    try:
+        columns = own_format.parse_header(header)
+    except ValueError as error:
+        raise Rejected(file.name, [(1, str(error))]) from None
+    parts: list[Columns] = []
+    line = 2
+    for chunk in _with_first(first, chunks):
+        raw = parse_rows(chunk, columns)
+        part = _routes_of_columns(raw, change) if raw is not None else None
+        if part is None:
+            part = _read_slowly(file, chunk, line, columns, change)
+        parts.append(part)
+        line += len(part)
+    check_row_count(file, line - 2)
+    return _check_kinds(file, _sorted(file, parts), plan)
+
+
+def _with_first(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _routes_of_columns(raw: RawColumns, change: Change) -> Columns | None:
+    """Names to route ids; None if a network is not known (which row it is, the slow way finds out)."""
+    own = [change.network_id(code) for code in raw.codes]
+    if any(route_id is None for route_id in own):
+        return None
+    ids = np.array([*own, 0], np.uint16)  # index -1, an empty field, is 0
+    route = ids[raw.network]
+    with_own_number = np.flatnonzero(raw.routing_number >= 0)
+    if len(with_own_number):
+        pairs = np.stack((raw.network[with_own_number], raw.routing_number[with_own_number]), axis=1)
+        distinct, index = np.unique(pairs, axis=0, return_inverse=True)
+        made = [
+            change.route_id(NetworkCode(raw.codes[code]), RoutingNumber(raw.routing_numbers[number]))
+            for code, number in distinct.tolist()
+        ]
+        route[with_own_number] = np.array(made, np.uint16)[index.reshape(-1)]
+    return Columns(raw.tn, route, ids[raw.donor], raw.ported_at)
+
+
+def _read_slowly(file: FeedFile, chunk: bytes, line: int, columns: tuple[str, ...], change: Change) -> Columns:
+    """Row by row. line: of the chunk's first row."""
+    rows: list[tuple[int, int, int, int]] = []
+    rejections: list[tuple[int, str]] = []
+    for number, text in enumerate(chunk.removesuffix(b"\n").split(b"\n"), line):
+        try:
+            row = own_format.parse_row(text, columns)
+            _check_network("network_code", row.network_code, change)
+            _check_network("donor", row.donor, change)
+        except ValueError as error:
+            rejections.append((number, str(error)))
+            if len(rejections) >= Rejected.TOLD_MAX:
+                break
+            continue
+        donor_id = change.network_codes[row.donor] if row.donor else 0
+        rows.append((row.tn, change.route_id(row.network_code, row.routing_number), donor_id, row.ported_at or 0))
+    if rejections:
+        raise Rejected(file.name, rejections)
+    tn, route, donor, ported_at = zip(*rows, strict=True)
+    return Columns(
+        np.array(tn, np.uint64),
+        np.array(route, np.uint16),
+        np.array(donor, np.uint16),
+        np.array(ported_at, np.uint32),
+    )
+
+
+def _check_network(field: str, code: NetworkCode | None, change: Change) -> None:
+    if code is not None and change.network_id(code) is None:
+        raise ValueError(f"{field} {code!r} {ADD_NETWORK}")
+
+
+def _sorted(file: FeedFile, parts: list[Columns]) -> Columns:
+    """One table in the order of the numbers; each number stands once. Raises Rejected."""
+    if not parts:
+        nothing = np.zeros(0, np.uint64)
+        return Columns(nothing, nothing.astype(np.uint16), nothing.astype(np.uint16), nothing.astype(np.uint32))
+    tn = np.concatenate([part.tn for part in parts])
+    route = np.concatenate([part.route for part in parts])
+    donor = np.concatenate([part.donor for part in parts])
+    ported_at = np.concatenate([part.ported_at for part in parts])
+    parts.clear()
+    if (tn[1:] > tn[:-1]).all():
+        return Columns(tn, route, donor, ported_at)
+    order = np.argsort(tn, kind="stable")
+    tn = tn[order]
+    twice = np.flatnonzero(tn[1:] == tn[:-1])
+    if len(twice):
+        told = [
+            (int(order[at + 1]) + 2, f"tn {tn[at]} stands in line {int(order[at]) + 2} too")
+            for at in twice[: Rejected.TOLD_MAX].tolist()
+        ]
+        raise Rejected(file.name, told)
+    return Columns(tn, route[order], donor[order], ported_at[order])
+
+
+def _check_kinds(file: FeedFile, columns: Columns, plan: Plan) -> Columns:
+    """Only numbers of a kind that can be ported (R1). The kind is the same throughout a block."""
+    blocks = columns.tn // THOUSAND
+    for at in np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]][: len(blocks)]).tolist():
+        tn = TN(int(columns.tn[at]))
+        try:
+            check_portable(tn, plan)
+        except ValueError as error:
+            raise Rejected(file.name, [(_line_of(file, tn), str(error))]) from None
+    return columns
+
+
+def _line_of(file: FeedFile, tn: TN) -> int:
+    """Found by reading again: rows lost their lines when they were sorted, and errors may be slow."""
+    from loader.files import line_chunks, verified
+    from lookupd.limits import SNAPSHOT_LINE_BYTES_MAX
+
+    wanted = str(tn).encode()
+    line = 1
+    with verified(file) as (data, _):
+        for chunk in line_chunks(file, data, SNAPSHOT_LINE_BYTES_MAX):
+            for text in chunk.removesuffix(b"\n").split(b"\n"):
+                if wanted in text.split(b","):
+                    return line
+                line += 1
+    return line
+
+
+def check_portable(tn: TN, plan: Plan) -> None:
+    """Raises ValueError when a number of this kind, length or country cannot be ported in the plan."""
+    kind = plan.kind(tn)
+    if kind is not None and kind.portable:
+        return
+    if not plan.covers(tn):
+        raise ValueError(f"tn {tn} is not in the plan of +{plan.country_code}: see plan.country_code")
+    what = "no number of the plan has this prefix and length" if kind is None else f"{kind.name} numbers are not ported"
+    raise ValueError(f"tn {tn}: {what} (plan +{plan.country_code}; see plan.file)")
+
+
+def read_delta(
+    file: FeedFile, chunks: Iterator[bytes], plan: Plan, change: Change, advance: Advance = lambda count: None
+) -> list[Notice]:
+    """All notices, in line order. Raises Rejected with the bad lines, FeedError if the count is wrong."""
+    notices: list[Notice] = []
+    rejections: list[tuple[int, str]] = []
+    line = 0
+    for chunk in chunks:
+        for text in chunk.removesuffix(b"\n").split(b"\n"):
+            line += 1
+            try:
+                if line > DELTA_NOTICES_MAX:
+                    raise ValueError(f"more than {DELTA_NOTICES_MAX} notices: send a snapshot instead")
+                notice = own_format.parse_notice(text)
+                _check_notice(notice, plan, change)
+            except ValueError as error:
+                rejections.append((line, str(error)))
+                if len(rejections) >= Rejected.TOLD_MAX:
+                    raise Rejected(file.name, rejections) from None
+                continue
+            notices.append(notice)
+        advance(len(chunk))
+    if line == 0:
+        raise Rejected(file.name, [(1, "the file is empty: a delta has at least one notice")])
+    if rejections:
+        raise Rejected(file.name, rejections)
+    check_row_count(file, line)
+    return notices
+
+
+def _check_notice(notice: Notice, plan: Plan, change: Change) -> None:
+    _check_network("recipient", notice.recipient, change)
+    _check_network("donor", notice.donor, change)
+    check_portable(notice.tn, plan)
+    for block in range(notice.tn // NUMBERS_PER_BLOCK + 1, notice.tn_to // NUMBERS_PER_BLOCK + 1):
+        check_portable(TN(block * NUMBERS_PER_BLOCK), plan)

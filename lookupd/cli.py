@@ -1,0 +1,283 @@
+"""`lookupd`: parse options, call, print. What is done is in the modules it calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from lookupd import __version__
+from lookupd.config import Config, read_config
+from lookupd.errors import ConfigError, LookupdError
+
+PATH = click.Path(path_type=Path)
+DEFAULT_SERVER = "udp://127.0.0.1:4700"
+
+config_option = click.option("--config", type=PATH, help="Configuration file that names the store and the plan.")
+store_option = click.option("--store", type=PATH, help="Folder of the store, when there is no configuration file.")
+country_option = click.option(
+    "--country", default="886", show_default=True, help="Country code of the plan, with --store."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
+
+
+def _run(as_json: bool, work: Callable[[], None]) -> None:
+    """Do it, and turn an error of ours into one message and the exit code of the design."""
+    try:
+        work()
+    except LookupdError as error:
+        if as_json:
+            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _settings(config: Path | None, store: Path | None, country: str) -> Config:
+    """From the file, or for a store alone."""
+    if (config is None) == (store is None):
+        raise click.UsageError("name the store: --config FILE or --store DIR")
+    if config is not None:
+        return read_config(config)
+    from lookupd.config import PlanSettings, StoreSettings
+
+    return Config(store=StoreSettings(path=str(store)), plan=PlanSettings(country_code=country))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lookupd")
+def cli() -> None:
+    """Answer whether a number was ported and which network serves it.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 configuration, 4 bad feed, 5 sequence gap, 6 stale or different.
+    """
+
+
+@cli.command()
+@click.option("--config", type=PATH, required=True, help="Configuration file.")
+def serve(config: Path) -> None:
+    """Serve queries until SIGTERM. SIGHUP reads the configuration again.
+
+    \b
+    Example: lookupd serve --config /etc/lookupd/a.toml
+    """
+
+    def work() -> None:
+        import uvloop
+
+        from lookupd.daemon import Daemon
+
+        settings = read_config(config)
+
+        async def run() -> None:
+            await Daemon(settings, config).run()
+
+        uvloop.run(run())
+
+    _run(False, work)
+
+
+@cli.command("check-config")
+@click.argument("file", type=PATH)
+@click.option("--deep", is_flag=True, help="Also bind every listener and open the store, then let go of them.")
+@json_option
+def check_config(file: Path, deep: bool, as_json: bool) -> None:
+    """Say whether a configuration file can be used, before a start or a reload.
+
+    \b
+    Example: lookupd check-config --deep /etc/lookupd/a.toml
+    """
+
+    def work() -> None:
+        from lookupd.config import warnings
+
+        settings = read_config(file)
+        found = warnings(settings)
+        if deep:
+            _try_deep(settings)
+        if as_json:
+            click.echo(json.dumps({"file": str(file), "result": "usable", "warnings": found}))
+            return
+        for warning in found:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"{file}: usable")
+
+    _run(as_json, work)
+
+
+def _try_deep(settings: Config) -> None:
+    from lookupd.errors import StoreError
+    from lookupd.store.reader import Reader
+    from lookupd.transports.sockets import bind
+
+    for _, endpoint in settings.endpoints():
+        bind(endpoint).close()
+    try:
+        Reader(settings.store_path, map_size=settings.store.map_size).close()
+    except StoreError as error:
+        raise ConfigError(f"store.path: {error}") from None
+
+
+@cli.command()
+@click.argument("numbers", nargs=-1, required=True)
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    help=f"udp:// or tcp://, may be repeated.  [default: {DEFAULT_SERVER}]",
+)
+@click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for an answer.")
+@config_option
+@store_option
+@country_option
+@json_option
+def query(
+    numbers: tuple[str, ...],
+    servers: tuple[str, ...],
+    timeout: float,
+    config: Path | None,
+    store: Path | None,
+    country: str,
+    as_json: bool,
+) -> None:
+    """Ask which network serves each NUMBER: a running daemon, or with --store or --config the store itself.
+
+    Numbers may be written as people do: +886 912-345-678, 0912345678.
+
+    \b
+    Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
+              lookupd query +886912345678 --store /var/lib/lookupd/a --json
+    """
+
+    def work() -> None:
+        if config is None and store is None:
+            views = asyncio.run(_ask(servers or (DEFAULT_SERVER,), numbers, timeout))
+        else:
+            if servers:
+                raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
+            views = _resolve(_settings(config, store, country), numbers)
+        for view in views:
+            fields = msgspec.structs.asdict(view)
+            if as_json:
+                click.echo(json.dumps(fields, ensure_ascii=False))
+            else:
+                click.echo(_line(fields))
+
+    _run(as_json, work)
+
+
+async def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
+    from lookupd.client import LookupClient
+    from lookupd.numbering import strip_separators
+
+    async with LookupClient(servers, timeout=timeout) as client:
+        return list(await client.query_many([strip_separators(number) for number in numbers]))
+
+
+def _resolve(settings: Config, numbers: tuple[str, ...]) -> list[Any]:
+    from lookupd.engine import Engine
+    from lookupd.explain import view
+    from lookupd.numbering import strip_separators
+    from lookupd.status import unix_now
+    from lookupd.store.reader import Reader
+
+    engine = Engine(settings.read_plan(), settings.limits.stale_after)
+    with Reader(settings.store_path, map_size=settings.store.map_size) as reader:
+        engine.reader = reader
+        engine.begin(unix_now())
+        return [view(engine.resolve(strip_separators(number))) for number in numbers]
+
+
+def _line(fields: dict[str, Any]) -> str:
+    parts = [fields["number"], fields["outcome"]]
+    parts += [f"{name}={fields[name]}" for name in ("network_code", "routing_number") if fields[name] is not None]
+    if fields["operator"] is not None:
+        parts.append(f"operator={json.dumps(fields['operator'], ensure_ascii=False)}")
+    if fields["restriction"] is not None:
+        parts.append("restricted")
+    age = "none" if fields["age_seconds"] is None else f"{fields['age_seconds']}s"
+    return " ".join([*parts, f"serial={fields['serial']}", f"age={age}"])
+
+
+@cli.command()
+@click.argument("number")
+@config_option
+@store_option
+@country_option
+@json_option
+def explain(number: str, config: Path | None, store: Path | None, country: str, as_json: bool) -> None:
+    """Show each step from NUMBER to its answer, and the last changes of the number.
+
+    \b
+    Example: lookupd explain 0912345678 --config /etc/lookupd/a.toml
+    """
+
+    def work() -> None:
+        from lookupd.engine import Engine
+        from lookupd.explain import explain as explain_number
+        from lookupd.status import unix_now
+        from lookupd.store.reader import Reader
+
+        settings = _settings(config, store, country)
+        engine = Engine(settings.read_plan(), settings.limits.stale_after)
+        with Reader(settings.store_path, map_size=settings.store.map_size) as reader:
+            engine.reader = reader
+            engine.begin(unix_now())
+            steps = explain_number(engine, number)
+        if as_json:
+            click.echo(json.dumps(steps, ensure_ascii=False))
+            return
+        for name, value in steps.items():
+            for at, line in enumerate(_shown(value)):
+                click.echo(f"{name if at == 0 else '':<11}{line}")
+
+    _run(as_json, work)
+
+
+def _shown(value: Any) -> list[str]:
+    """A value as lines for people."""
+    if isinstance(value, dict):
+        return [" ".join(f"{name}={_shown(item)[0]}" for name, item in value.items() if item not in (None, []))]
+    if isinstance(value, list):
+        return [line for item in value for line in _shown(item)] or ["none"]
+    return ["none" if value is None else str(value)]
+
+
+@cli.command()
+@config_option
+@store_option
+@json_option
+def status(config: Path | None, store: Path | None, as_json: bool) -> None:
+    """Show what the store holds, how fresh it is, and whether the daemon answers.
+
+    \b
+    Example: lookupd status --config /etc/lookupd/a.toml
+    """
+
+    def work() -> None:
+        from lookupd.status import format_status, read_status, unix_now
+        from lookupd.store.reader import Reader
+
+        settings = _settings(config, store, "886")
+        with Reader(settings.store_path, map_size=settings.store.map_size) as reader:
+            found = read_status(reader, unix_now(), settings if config is not None else None)
+        if as_json:
+            click.echo(msgspec.json.encode(found).decode())
+        else:
+            click.echo("\n".join(format_status(found)))
+
+    _run(as_json, work)
+
+
+def main() -> None:
+    """Entry point of `lookupd`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

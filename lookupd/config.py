@@ -1,0 +1,286 @@
+"""One tree of frozen structs read from one TOML file: defaults, units, checks, and the nearest known key.
+
+What a setting does is said where it is used; here is what it may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+
+from lookupd.errors import ConfigError
+from lookupd.numbering import Plan, load_plan
+from lookupd.units import Duration, Size, parse_duration, parse_size
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where something listens: transport is udp, tcp or http; host is an address, never a name."""
+
+    transport: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.transport}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all sections: unknown keys are refused."""
+
+
+class Replica(Section, frozen=True):
+    """Who we are among the replicas."""
+
+    name: str = "a"
+
+
+class StoreSettings(Section, frozen=True):
+    """Where the store is, and its address space (which costs no disk)."""
+
+    path: str = "/var/lib/lookupd/a"
+    map_size: Size = Size(64 << 30)
+
+
+class PlanSettings(Section, frozen=True):
+    """The numbering plan that national numbers are read in; `file` replaces the one that comes with us."""
+
+    country_code: str = "886"
+    file: str | None = None
+
+
+class Listen(Section, frozen=True):
+    """What is served where. A dialect that is not named is not served."""
+
+    npq: tuple[str, ...] = ()
+    pdb: tuple[str, ...] = ()
+    http: str | None = None
+
+
+class PdbSettings(Section, frozen=True):
+    """The pdb dialect. legacy: also answer the older form without a header."""
+
+    legacy: bool = True
+    unmapped_carrier_id: int = 1000
+
+
+class EngineSettings(Section, frozen=True):
+    """Which engine serves UDP. Only the Python one is built so far."""
+
+    udp: Literal["auto", "python"] = "auto"
+
+
+class ClientSettings(Section, frozen=True):
+    """Who may ask."""
+
+    name: str
+    sources: tuple[str, ...]
+    account: str = ""
+    queries_per_second: int = 0
+
+
+class Limits(Section, frozen=True, rename={"return_": "return"}):
+    """Times that law or policy sets. stale_after: 0 = answer however old the data is."""
+
+    port: Duration = Duration(3600)
+    return_: Duration = Duration(12 * 3600)
+    history: Duration = Duration(184 * 86_400)
+    stale_after: Duration = Duration(0)
+
+
+class FeedSettings(Section, frozen=True):
+    """A feed. Only our own format, from files named on the command line, is built so far."""
+
+    source: str = ""
+    format: Literal["lookupd"] = "lookupd"
+    public_key: str = ""
+
+
+LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"))
+
+
+class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}):
+    """The whole file."""
+
+    replica: Replica = Replica()
+    store: StoreSettings = StoreSettings()
+    plan: PlanSettings = PlanSettings()
+    listen: Listen = Listen()
+    pdb: PdbSettings = PdbSettings()
+    engine: EngineSettings = EngineSettings()
+    clients: tuple[ClientSettings, ...] = (LOCAL_CLIENT,)
+    limits: Limits = Limits()
+    feeds: dict[str, FeedSettings] = {}
+
+    @property
+    def store_path(self) -> Path:
+        """Of the store."""
+        return Path(self.store.path)
+
+    def read_plan(self) -> Plan:
+        """The numbering plan. Raises ConfigError."""
+        file = self.plan.file
+        return load_plan(self.plan.country_code, Path(file) if file else None)
+
+    def endpoints(self) -> dict[tuple[str, Endpoint], None]:
+        """Everything that is to be served, as (dialect, endpoint), in the file's order."""
+        found: dict[tuple[str, Endpoint], None] = {}
+        for dialect, urls in (("npq", self.listen.npq), ("pdb", self.listen.pdb)):
+            for url in urls:
+                found[dialect, parse_endpoint(url)] = None
+        if self.listen.http is not None:
+            found["http", parse_endpoint(self.listen.http)] = None
+        return found
+
+
+TRANSPORTS = {"npq": ("udp", "tcp"), "pdb": ("udp",), "http": ("http",)}
+
+
+def read_config(path: Path) -> Config:
+    """The checked configuration. Raises ConfigError naming the file, the key, the reason and the way out."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        tree = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        _refuse_unknown_keys(tree, Config, "")
+        config = msgspec.convert(tree, Config, dec_hook=_convert)
+        _check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        raise ConfigError(f"{path}: {where.strip('.`') or 'file'}: {reason}") from None
+    return config
+
+
+def _convert(wanted: type, value: Any) -> Any:
+    """Settings with units. A ValueError becomes msgspec's, with the key's place."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected text with a unit, such as {'64GiB' if wanted is Size else '1h'}")
+    if wanted is Size:
+        return parse_size(value)
+    if wanted is Duration:
+        return parse_duration(value)
+    raise NotImplementedError(wanted)
+
+
+def _refuse_unknown_keys(tree: Any, struct: Any, where: str) -> None:
+    """msgspec would name the key only; people want the one they meant."""
+    if get_origin(struct) is dict and isinstance(tree, dict):
+        for name, value in tree.items():
+            _refuse_unknown_keys(value, get_args(struct)[1], f"{where}{name}.")
+    elif get_origin(struct) is tuple and isinstance(tree, list):
+        for at, value in enumerate(tree):
+            _refuse_unknown_keys(value, get_args(struct)[0], f"{where.removesuffix('.')}[{at}].")
+    elif isinstance(struct, type) and issubclass(struct, msgspec.Struct) and isinstance(tree, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+        for name, value in tree.items():
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(fields))}"
+                raise ConfigError(f"{where}{name}: unknown key; {hint}")
+            _refuse_unknown_keys(value, fields[name], f"{where}{name}.")
+
+
+def _check(config: Config) -> None:
+    """What types cannot say."""
+    config.read_plan()
+    _check_listen(config)
+    if not config.clients:
+        raise ConfigError("client: nobody may ask: leave the section out to answer this machine, or name a source")
+    for at, client in enumerate(config.clients):
+        _check_client(f"client[{at}]", client)
+    names = [client.name for client in config.clients]
+    if len(set(names)) < len(names):
+        raise ConfigError("client: two clients have the same name")
+    if config.store.map_size < 1 << 20:
+        raise ConfigError("store.map_size: less than 1MiB holds no store; 64GiB of address space cost nothing")
+    if config.limits.history < 184 * 86_400:
+        raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
+    if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
+        raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
+    for name, feed in config.feeds.items():
+        if feed.public_key:
+            raise ConfigError(f"feed.{name}.public_key: signatures are not checked by this version: leave it empty")
+
+
+def _check_listen(config: Config) -> None:
+    for name, urls in (("npq", config.listen.npq), ("pdb", config.listen.pdb), ("http", config.listen.http)):
+        for url in (urls,) if isinstance(urls, str) else urls or ():
+            try:
+                endpoint = parse_endpoint(url)
+            except ValueError as error:
+                raise ConfigError(f"listen.{name}: {error}") from None
+            if endpoint.transport not in TRANSPORTS[name]:
+                raise ConfigError(f"listen.{name}: {url}: served over {' and '.join(TRANSPORTS[name])}")
+            if name == "pdb" and ":" in endpoint.host:
+                raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
+    endpoints = [(e.transport.replace("http", "tcp"), e.host, e.port) for _, e in config.endpoints()]
+    for endpoint_key in endpoints:
+        if endpoint_key[2] and endpoints.count(endpoint_key) > 1:
+            raise ConfigError(f"listen: {endpoint_key[1]} port {endpoint_key[2]}/{endpoint_key[0]} is named twice")
+
+
+def _check_client(where: str, client: ClientSettings) -> None:
+    if not client.sources:
+        raise ConfigError(f"{where}.sources: empty: name at least one address or range")
+    for source in client.sources:
+        try:
+            ipaddress.ip_network(source)
+        except ValueError as error:
+            raise ConfigError(f"{where}.sources: {error}: write it like 192.0.2.0/24") from None
+    if client.queries_per_second < 0:
+        raise ConfigError(f"{where}.queries_per_second: 0 (no limit) or more")
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """`udp://127.0.0.1:4700`. Raises ValueError with the reason. Port 0 lets the system choose."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}") from None
+    if parts.scheme not in {"udp", "tcp", "http"} or port is None or parts.path or parts.query or parts.username:
+        raise ValueError(f"{url}: write it like udp://127.0.0.1:4700")
+    try:
+        host = str(ipaddress.ip_address(parts.hostname or ""))
+    except ValueError:
+        raise ValueError(f"{url}: {parts.hostname!r} is no address: listeners take addresses, not names") from None
+    return Endpoint(parts.scheme, host, port)
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed but deserves a second look before a start."""
+    found = []
+    if not config.endpoints():
+        found.append("listen: nothing is served: name at least one listener")
+    beyond = [str(endpoint) for _, endpoint in config.endpoints() if not endpoint.is_loopback]
+    networks = [ipaddress.ip_network(source) for client in config.clients for source in client.sources]
+    if beyond and all(network.is_loopback for network in networks):
+        found.append(f"client: {', '.join(beyond)} listens beyond loopback, but only loopback is answered")
+    found += [
+        f"client: {network} is wider than a /8: is that meant?"
+        for network in networks
+        if network.num_addresses > 1 << (24 if network.version == 4 else 96)
+    ]
+    found += [f"feed.{name}: no public_key: files are taken without a signature" for name in config.feeds]
+    return found

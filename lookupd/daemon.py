@@ -1,0 +1,271 @@
+"""The daemon: joins configuration, store, engine, listeners and signals, and keeps them in step.
+
+What a message means, and what a number's answer is, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from lookupd import fastpath
+from lookupd.access import Access
+from lookupd.config import Config, Endpoint, read_config, warnings
+from lookupd.engine import Engine
+from lookupd.errors import ConfigError, StoreError
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.limits import (
+    DRAIN_SECONDS,
+    NPQ_DATAGRAM_ANSWER_BYTES_MAX,
+    NPQ_FRAME_BYTES_MAX,
+    READER_CHECK_SECONDS,
+    STORE_POLL_SECONDS,
+)
+from lookupd.model import UnixSeconds
+from lookupd.observe.log import log
+from lookupd.observe.metrics import Metrics
+from lookupd.store.reader import Reader
+from lookupd.store.schema import format_digest
+from lookupd.transports.http import HttpListener
+from lookupd.transports.sockets import bind
+from lookupd.transports.tcp import TcpListener
+from lookupd.transports.udp import UdpListener
+
+Listener = UdpListener | TcpListener | HttpListener
+Key = tuple[str, Endpoint]
+
+
+class Daemon:
+    """One running `lookupd serve`."""
+
+    def __init__(self, config: Config, config_path: Path) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.engine = Engine(config.read_plan(), config.limits.stale_after)
+        self.metrics = Metrics(self.engine, fastpath.ENGINE)
+        self.access = Access(config.clients)
+        self.listeners: dict[Key, Listener] = {}
+        self._stopping = asyncio.Event()
+        self._draining = False
+        self._reload_lock = asyncio.Lock()
+        self._store_trouble: str | None = None
+        self._readers_checked_at = time.monotonic()
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises ConfigError if a listener cannot be had."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        await self.start()
+        keeper = asyncio.create_task(self._keep_store())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if keeper.done():
+                keeper.result()  # our own fault: end with the traceback, the supervisor starts anew
+        finally:
+            keeper.cancel()
+            stopping.cancel()
+            await self.close()
+
+    async def start(self) -> None:
+        """Open the store if it is there, then every listener. Raises ConfigError."""
+        for warning in warnings(self.config):
+            log("config_warning", message=warning)
+        await self._open_store()
+        await self._open_listeners(self.config)
+        self.begin_batch()
+        self._tell_readiness()
+        served = " ".join(f"{dialect}={endpoint}" for dialect, endpoint in self.listeners)
+        log("serving", engine=fastpath.ENGINE, replica=self.config.replica.name, listen=served or "nothing")
+
+    def stop(self) -> None:
+        """End `run` in good order."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Take no more questions, answer those that have arrived, close everything."""
+        self._draining = True
+        self.metrics.ready = False
+        log("draining")
+        for listener in self.listeners.values():
+            await _close(listener)
+        self.listeners.clear()
+        if self.engine.reader is not None:
+            self.engine.reader.close()
+            self.engine.reader = None
+        log("stopped")
+
+    # -- store -------------------------------------------------------------------------------------------
+
+    def begin_batch(self) -> None:
+        """Pin the newest state; a transport calls this before each batch of messages."""
+        self.engine.begin(UnixSeconds(int(time.time())))
+
+    async def _open_store(self) -> None:
+        """Open and warm the store outside the event loop; not being there yet is no error."""
+        path, map_size = self.config.store_path, self.config.store.map_size
+        try:
+            started = time.monotonic()
+            reader = await asyncio.to_thread(_open_warm, path, map_size)
+        except StoreError as error:
+            if str(error) != self._store_trouble:
+                self._store_trouble = str(error)
+                log("store_unavailable", reason=error)
+            return
+        self._store_trouble = None
+        self.engine.reader = reader
+        state = reader.state
+        log(
+            "store_opened",
+            path=path,
+            serial=state.serial,
+            digest=format_digest(state.digest),
+            ported=state.ported,
+            damaged_blocks=len(reader.damaged),
+            warm_seconds=round(time.monotonic() - started, 3),
+        )
+
+    async def _keep_store(self) -> None:
+        """Notice a store that appears, is replaced, or has new data; give back slots of dead readers."""
+        serial = -1
+        while True:
+            await asyncio.sleep(STORE_POLL_SECONDS)
+            reader = self.engine.reader
+            if reader is not None and reader.replaced():
+                log("store_replaced", path=reader.path)
+                self.engine.reader = None
+                reader.close()
+            if self.engine.reader is None:
+                await self._open_store()
+            self.begin_batch()
+            self._tell_readiness()
+            if self.engine.reader is not None and self.engine.serial != serial:
+                serial = self.engine.serial
+                log("data", serial=serial, digest=format_digest(self.engine.reader.state.digest))
+            if self.engine.reader is not None and time.monotonic() - self._readers_checked_at > READER_CHECK_SECONDS:
+                self._readers_checked_at = time.monotonic()
+                self.engine.reader.check_readers()
+
+    def readiness(self) -> str | None:
+        """Why queries are not answered from data; None if they are."""
+        if self._draining:
+            return "draining"
+        self.begin_batch()
+        return None if self.engine.usable else self._store_trouble or self.engine.reason
+
+    def _tell_readiness(self) -> None:
+        reason = self.readiness()
+        if (reason is None) != self.metrics.ready:
+            self.metrics.ready = reason is None
+            log("ready") if reason is None else log("not_ready", reason=reason)
+
+    # -- listeners ---------------------------------------------------------------------------------------
+
+    async def _open_listeners(self, config: Config) -> None:
+        """Those of the configuration that are not open yet; all of them or none. Raises ConfigError."""
+        opened: dict[Key, Listener] = {}
+        try:
+            for key in config.endpoints():
+                if key not in self.listeners:
+                    opened[key] = await self._open_listener(*key, config)
+        except BaseException:
+            for listener in opened.values():
+                await _close(listener)
+            raise
+        self.listeners.update(opened)
+
+    async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config) -> Listener:
+        sock = bind(endpoint)
+        if dialect != "http":
+            self.metrics.queries(dialect, endpoint.transport)  # at zero from the start, not from the first query
+        listener: Listener
+        match endpoint.transport:
+            case "udp":
+                return UdpListener(sock, self._responder(dialect, "udp", config), self.access, self.begin_batch)
+            case "tcp":
+                listener = TcpListener(
+                    sock,
+                    lambda: self._responder(dialect, "tcp", config),
+                    self.access,
+                    self.begin_batch,
+                    self.metrics.connections(dialect),
+                )
+            case _:
+                listener = HttpListener(sock, self.access, self.metrics, self.readiness)
+        await listener.start()
+        return listener
+
+    def _responder(self, dialect: str, transport: str, config: Config) -> Responder:
+        counters = self.metrics.queries(dialect, transport)
+        if dialect == "pdb":
+            settings = config.pdb
+            return PdbResponder(
+                self.engine,
+                counters,
+                legacy=settings.legacy,
+                unmapped_carrier_id=settings.unmapped_carrier_id,
+            )
+        udp = transport == "udp"
+        bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
+        return NpqResponder(self.engine, counters, answer_bytes_max=bytes_max, tells_errors=not udp)
+
+    # -- configuration -----------------------------------------------------------------------------------
+
+    def _reload_soon(self) -> None:
+        self._reloading = asyncio.create_task(self.reload())
+
+    async def reload(self) -> bool:
+        """Read the configuration again and take it over; returns whether it was. A bad file changes nothing."""
+        async with self._reload_lock:
+            return await self._reload()
+
+    async def _reload(self) -> bool:
+        try:
+            config = read_config(self.config_path)
+            self._refuse_what_needs_a_restart(config)
+            await self._open_listeners(config)
+        except ConfigError as error:
+            self.metrics.reloads["rejected"] += 1
+            log("config_rejected", reason=error)
+            return False
+        for warning in warnings(config):
+            log("config_warning", message=warning)
+        for key in self.listeners.keys() - config.endpoints().keys():
+            await _close(self.listeners.pop(key))
+        self.config = config
+        self.engine.plan = config.read_plan()
+        self.engine.stale_after = config.limits.stale_after
+        self.access = Access(config.clients)
+        for listener in self.listeners.values():
+            if isinstance(listener, UdpListener):
+                listener.access = self.access
+            else:
+                listener.use_access(self.access)
+        self.metrics.reloads["applied"] += 1
+        log("config_applied", path=self.config_path)
+        return True
+
+    def _refuse_what_needs_a_restart(self, config: Config) -> None:
+        for name in ("replica", "store", "engine", "pdb"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(f"{self.config_path}: [{name}] changed: that needs a restart; nothing was changed")
+
+
+def _open_warm(path: Path, map_size: int) -> Reader:
+    """Every page read and every block checked, so that no call waits for the disk."""
+    reader = Reader(path, map_size=map_size)
+    reader.warm()
+    return reader
+
+
+async def _close(listener: Listener) -> None:
+    if isinstance(listener, UdpListener):
+        listener.close()
+    else:
+        await listener.close(DRAIN_SECONDS)

@@ -1,0 +1,117 @@
+"""Why a number is answered as it is: every step from what was asked to the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lookupd.engine import Engine
+from lookupd.errors import DamagedBlock, StoreError
+from lookupd.model import Answer, AnswerView, JournalEntry, Ported, Route
+from lookupd.numbering import format_tn
+from lookupd.store.schema import NUMBERS_PER_BLOCK, RESTRICTED, ROUTE_MASK
+from lookupd.units import format_time
+
+HISTORY_ENTRIES = 5
+
+
+def view(answer: Answer) -> AnswerView:
+    """An answer as JSON shows it."""
+    route = answer.route
+    return AnswerView(
+        number=answer.asked if answer.tn is None else format_tn(answer.tn),
+        outcome=answer.outcome.label,
+        network_code=route.network_code if route else None,
+        routing_number=route.routing_number if route else None,
+        operator=route.operator if route else None,
+        restriction={} if answer.restricted else None,
+        serial=answer.serial,
+        age_seconds=answer.age_seconds,
+    )
+
+
+def explain(engine: Engine, asked: str) -> dict[str, Any]:
+    """The steps of one resolution, in order. The engine's batch has begun; it has a reader."""
+    reader = engine.reader
+    assert reader is not None
+    tn = engine.plan.read_text(asked)
+    steps: dict[str, Any] = {"asked": asked, "number": None if tn is None else format_tn(tn)}
+    if tn is not None:
+        kind = engine.plan.kind(tn)
+        block, offset = divmod(tn, NUMBERS_PER_BLOCK)
+        steps["plan"] = f"+{engine.plan.country_code}"
+        steps["kind"] = kind.name if kind else None
+        steps["portable"] = kind.portable if kind else None
+        steps["block"] = block
+        steps["offset"] = offset
+        steps |= _entry_steps(engine, tn)
+        held = reader.range_holder(tn)
+        steps["range"] = None
+        if held is not None:
+            steps["range"] = {"prefix": held[0], "holder": _route(reader.route(held[1]))}
+        steps["pending"] = [
+            {
+                "kind": waits.notice.kind,
+                "effective_at": format_time(waits.notice.effective_at),
+                "feed": waits.feed,
+            }
+            for waits in reader.pending()
+            if waits.notice.tn <= tn <= waits.notice.tn_to
+        ]
+        steps["history"] = [_history(serial, entry) for serial, entry in reader.history(tn, HISTORY_ENTRIES)]
+    answer = engine.resolve(asked if tn is None else str(tn))
+    steps["reason"] = engine.reason or None
+    steps["answer"] = msgspec.structs.asdict(view(answer)) | ({"number": asked} if tn is None else {})
+    return steps
+
+
+def _entry_steps(engine: Engine, tn: Any) -> dict[str, Any]:
+    reader = engine.reader
+    assert reader is not None
+    try:
+        entry = reader.entry(tn)
+        found: dict[str, Any] = {
+            "entry": f"0x{entry:04x}",
+            "route": _route(reader.route(entry & ROUTE_MASK)) if entry & ROUTE_MASK else None,
+            "restricted": bool(entry & RESTRICTED),
+        }
+        ported = reader.ported(tn)
+    except DamagedBlock as error:
+        return {"entry": None, "route": None, "restricted": None, "ported": None, "damaged": str(error)}
+    except StoreError as error:
+        return {"entry": None, "route": None, "restricted": None, "ported": None, "damaged": str(error)}
+    found["ported"] = None if ported is None else _state(ported)
+    return found
+
+
+def _route(route: Route) -> dict[str, Any]:
+    return msgspec.structs.asdict(route)
+
+
+def _state(ported: Ported) -> dict[str, Any]:
+    return {
+        "network_code": ported.network_code,
+        "routing_number": ported.routing_number,
+        "donor": ported.donor,
+        "ported_at": format_time(ported.ported_at),
+        "sequence": ported.sequence,
+    }
+
+
+def _history(serial: int, entry: JournalEntry) -> dict[str, Any]:
+    return {
+        "serial": serial,
+        "kind": entry.kind,
+        "applied_at": format_time(entry.applied_at),
+        "notified_at": format_time(entry.notified_at),
+        "effective_at": format_time(entry.effective_at),
+        "feed": entry.feed,
+        "sequence": entry.sequence,
+        "ref": entry.ref,
+        "tn": entry.tn,
+        "tn_to": entry.tn_to,
+        "new": None if entry.new is None else _state(entry.new),
+        "old": [_state(old) | {"tn": old.tn, "tn_to": old.tn_to} for old in entry.old],
+        "source": entry.source,
+    }

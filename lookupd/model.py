@@ -1,0 +1,198 @@
+"""The records that pass between the parts: frozen, without behaviour beyond their own text form.
+
+Checked values (`TN`, `RoutingNumber`, `NetworkCode`) are made by `numbering` only.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import NewType
+
+import msgspec
+
+TN = NewType("TN", int)
+"""Telephone number in full E.164 form, its digits read as an integer; at most 15 digits."""
+
+RoutingNumber = NewType("RoutingNumber", str)
+"""Routing number (`rn`) sent on for a ported number: 1 to 15 of 0-9 A-F (RFC 4694 section 4)."""
+
+NetworkCode = NewType("NetworkCode", str)
+"""An operator's opaque identifier, 1 to 8 of 0-9 A-Z; never arithmetic."""
+
+Serial = NewType("Serial", int)
+"""The store's version as published: 32 bits, compared by RFC 1982."""
+
+UnixSeconds = NewType("UnixSeconds", int)
+"""Seconds since 1970-01-01T00:00:00Z."""
+
+
+class Outcome(IntEnum):
+    """What became of a query. The value is the one `npq` sends."""
+
+    PORTED = 0
+    NOT_PORTED = 1
+    NOT_ALLOCATED = 2
+    NOT_PORTABLE = 3
+    UNAVAILABLE = 4
+    REFUSED = 5
+
+    @property
+    def label(self) -> str:
+        """As JSON, metrics and people write it: `not_ported`."""
+        return self.name.lower()
+
+
+REFUSE_REASONS = ("unknown_client", "rate")
+"""Why a query was refused; the closed set of a metric's label."""
+
+DROP_REASONS = (
+    "malformed",
+    "not_a_query",
+    "too_long",
+    "late",
+    "unavailable",
+    "no_room",
+    "unsent",
+    "internal",
+)
+"""Why a query got no answer; the closed set of a metric's label.
+
+malformed: bytes that are not a message of the dialect. not_a_query: an answer, or a version or form that
+is not served. too_long: over the dialect's bound. late: the client has given up. unavailable: the dialect
+stays silent rather than answer from no data or damaged data. no_room: a batch's tail that did not fit.
+unsent: the kernel refused the answer. internal: cannot happen, and is counted if it does.
+"""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a number is sent: a network, and perhaps a routing number of its own.
+
+    own: the network's own route, whose routing_number follows the networks table; otherwise the routing
+    number came with the number. pdb_carrier_id: 1 to 999, None = unmapped.
+    """
+
+    network_code: NetworkCode
+    routing_number: RoutingNumber | None
+    operator: str
+    pdb_carrier_id: int | None
+    own: bool
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The answer to one query, before any dialect has dressed it.
+
+    tn: None when what was asked is no E.164 number. age_seconds: since the last feed position was
+    confirmed, None when there is no data.
+    """
+
+    asked: str
+    tn: TN | None
+    outcome: Outcome
+    route: Route | None
+    restricted: bool
+    serial: int
+    age_seconds: int | None
+
+
+class AnswerView(msgspec.Struct, frozen=True):
+    """An answer as JSON shows it to people and programs: absent values are null, keys never vanish."""
+
+    number: str
+    outcome: str
+    network_code: str | None
+    routing_number: str | None
+    operator: str | None
+    restriction: dict[str, str] | None
+    serial: int
+    age_seconds: int | None
+
+
+class NoticeKind(StrEnum):
+    """What a notice changes."""
+
+    PORT = "port"
+    RETURN = "return"
+    CORRECT = "correct"
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """One change as the clearinghouse announced it: a number, or a range of consecutive numbers.
+
+    tn_to equals tn for a single number. effective_at is None when the change holds at once.
+    """
+
+    kind: NoticeKind
+    tn: TN
+    tn_to: TN
+    recipient: NetworkCode | None
+    routing_number: RoutingNumber | None
+    donor: NetworkCode | None
+    notified_at: UnixSeconds
+    effective_at: UnixSeconds | None
+    ref: str | None
+
+
+class Ported(msgspec.Struct, frozen=True, array_like=True):
+    """What the store knows of consecutive ported numbers that share everything.
+
+    donor and ported_at are None when no feed told them; sequence is the feed position of the change.
+    """
+
+    tn: TN
+    tn_to: TN
+    network_code: NetworkCode
+    routing_number: RoutingNumber | None
+    donor: NetworkCode | None
+    ported_at: UnixSeconds | None
+    sequence: int
+
+
+class FeedPosition(msgspec.Struct, frozen=True, array_like=True):
+    """How far a feed has been applied, and by which file."""
+
+    sequence: int
+    type: str
+    sha256: str
+    created_at: UnixSeconds | None
+    confirmed_at: UnixSeconds
+
+
+class JournalKind(StrEnum):
+    """What a journal entry records."""
+
+    PORT = "port"
+    RETURN = "return"
+    CORRECT = "correct"
+    SCHEDULED = "scheduled"
+    SNAPSHOT = "snapshot"
+    NETWORKS = "networks"
+    RANGES = "ranges"
+
+
+class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One change of the store, kept as proof (NPR article 28: at least half a year).
+
+    previous: BLAKE2b-128 of the entry before, as stored; zeros in the first. old: runs of numbers that
+    were ported before the change; a number of the range that is in none was not ported. new: the state
+    after it, None = not ported. digest: the store's, after this change. added, removed, changed: numbers.
+    A snapshot's old states lie block by block beside the journal, not in the entry.
+    """
+
+    previous: bytes
+    kind: JournalKind
+    applied_at: UnixSeconds
+    digest: int
+    added: int
+    removed: int
+    changed: int
+    feed: str | None = None
+    sequence: int | None = None
+    tn: TN | None = None
+    tn_to: TN | None = None
+    old: tuple[Ported, ...] = ()
+    new: Ported | None = None
+    notified_at: UnixSeconds | None = None
+    effective_at: UnixSeconds | None = None
+    ref: str | None = None
+    source: str | None = None
+    sha256: str | None = None

@@ -1,0 +1,1 @@
+"""Is told things and never asked: counters, metrics, log lines."""

@@ -1,0 +1,52 @@
+"""What happened to queries, in plain integers: cheap to raise on the hot path, read by `metrics` on scrape.
+
+The conservation law: received = answered + refused + dropped, at any moment between two messages.
+"""
+
+from __future__ import annotations
+
+from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
+
+UNKNOWN_CLIENT, RATE = range(len(REFUSE_REASONS))
+DROP = {reason: at for at, reason in enumerate(DROP_REASONS)}
+LATE, UNAVAILABLE, NO_ROOM, UNSENT, INTERNAL = (
+    DROP[reason] for reason in ("late", "unavailable", "no_room", "unsent", "internal")
+)
+
+
+class QueryCounters:
+    """Of one dialect over one transport. A batch query counts once for each of its numbers."""
+
+    __slots__ = ("answered", "dialect", "dropped", "odd", "received", "refused", "transport")
+
+    def __init__(self, dialect: str, transport: str) -> None:
+        self.dialect = dialect
+        self.transport = transport
+        self.received = 0
+        self.odd = 0
+        self.answered = [0] * len(Outcome)
+        self.refused = [0] * len(REFUSE_REASONS)
+        self.dropped = [0] * len(DROP_REASONS)
+
+    def balance(self) -> int:
+        """0 as long as every query received is accounted for."""
+        return self.received - sum(self.answered) - sum(self.refused) - sum(self.dropped)
+
+
+CLOSE_REASONS = ("peer", "idle", "slow", "frame_too_long", "drain")
+"""Why a connection ended; the closed set of a metric's label."""
+
+REJECT_REASONS = ("unknown_client", "too_many", "too_many_from_source")
+"""Why a connection was not taken."""
+
+
+class ConnectionCounters:
+    """Of one dialect over TCP."""
+
+    __slots__ = ("closed", "dialect", "opened", "rejected")
+
+    def __init__(self, dialect: str) -> None:
+        self.dialect = dialect
+        self.opened = 0
+        self.closed = dict.fromkeys(CLOSE_REASONS, 0)
+        self.rejected = dict.fromkeys(REJECT_REASONS, 0)

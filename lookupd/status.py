@@ -1,0 +1,125 @@
+"""What a store holds and how fresh it is, and whether the daemon beside it answers."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import msgspec
+
+from lookupd.config import Config
+from lookupd.model import UnixSeconds
+from lookupd.store.reader import Reader
+from lookupd.store.schema import format_digest
+from lookupd.units import format_time
+
+DAEMON_TIMEOUT_SECONDS = 2.0
+
+
+class FeedStatus(msgspec.Struct, frozen=True):
+    """How far a feed is applied."""
+
+    feed: str
+    sequence: int
+    type: str
+    created_at: str | None
+    confirmed_at: str | None
+    age_seconds: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Of one store. bytes_per_number: of the hot column; None while nothing is ported."""
+
+    store: str
+    serial: int
+    digest: str
+    ported: int
+    blocks: int
+    routes: int
+    ranges: int
+    pending: int
+    bytes: int
+    bytes_by_database: dict[str, int]
+    bytes_per_number: float | None
+    readers: int
+    feeds: list[FeedStatus]
+    engine: str
+    daemon: str | None
+
+
+def read_status(reader: Reader, now: UnixSeconds, config: Config | None = None) -> Status:
+    """Of the pinned state. With a configuration that has an HTTP listener, its daemon is asked too."""
+    from lookupd import fastpath
+
+    state = reader.state
+    sizes = reader.sizes()
+    file_bytes, readers = sizes.pop("file"), sizes.pop("readers")
+    return Status(
+        store=str(reader.path),
+        serial=state.serial,
+        digest=format_digest(state.digest),
+        ported=state.ported,
+        blocks=state.blocks,
+        routes=sum(route is not None for route in reader.routes),
+        ranges=len(reader.ranges()),
+        pending=len(reader.pending()),
+        bytes=file_bytes,
+        bytes_by_database=sizes,
+        bytes_per_number=round(sizes["blocks"] / state.ported, 2) if state.ported else None,
+        readers=readers,
+        feeds=[
+            FeedStatus(
+                feed,
+                position.sequence,
+                position.type,
+                format_time(position.created_at),
+                format_time(position.confirmed_at),
+                max(now - position.confirmed_at, 0),
+            )
+            for feed, position in sorted(state.feeds.items())
+        ],
+        engine=fastpath.ENGINE,
+        daemon=_ask_daemon(config) if config is not None else None,
+    )
+
+
+def _ask_daemon(config: Config) -> str | None:
+    """What its /readyz says; None if it has no HTTP listener."""
+    if config.listen.http is None:
+        return None
+    try:
+        with urllib.request.urlopen(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
+            return str(reply.read(200).decode("utf-8", "replace").strip())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read(200).decode("utf-8", "replace").strip()
+    except OSError as error:
+        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}"
+
+
+def format_status(status: Status) -> list[str]:
+    """For people, a line each."""
+    lines: list[Any] = [
+        f"store    {status.store}",
+        f"serial   {status.serial}   digest {status.digest}",
+        f"numbers  {status.ported} ported in {status.blocks} blocks, {status.pending} changes waiting",
+        f"tables   {status.routes} routes, {status.ranges} ranges",
+        f"size     {status.bytes} bytes"
+        + (f", {status.bytes_per_number} a ported number in the hot column" if status.bytes_per_number else ""),
+        f"readers  {status.readers}",
+    ]
+    lines += [
+        f"feed     {feed.feed} at {feed.sequence} ({feed.type}), confirmed {feed.confirmed_at}"
+        f", {feed.age_seconds} s ago"
+        for feed in status.feeds
+    ] or ["feed     none applied yet: load a snapshot"]
+    if status.daemon is not None:
+        lines.append(f"daemon   {status.daemon}")
+    return lines
+
+
+def unix_now() -> UnixSeconds:
+    """The wall clock."""
+    return UnixSeconds(int(time.time()))

@@ -1,0 +1,1 @@
+"""The store: the only code that opens LMDB. Readers never wait, one writer commits all or nothing."""

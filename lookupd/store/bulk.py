@@ -1,0 +1,262 @@
+"""A whole snapshot against the store: find the difference window by window, and write only that.
+
+A window is a few thousand blocks, so memory is bounded whatever the store's size. Reading the difference
+and writing it are separate steps: a comparison uses the first one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lookupd.errors import StoreError
+from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.store.columns import (
+    DETAIL_DTYPE,
+    PREVIOUS_DTYPE,
+    THOUSAND,
+    Columns,
+    U16s,
+    U64s,
+    number_terms,
+    sums_by_row,
+)
+from lookupd.store.schema import (
+    BLOCK_KEY,
+    ENTRIES_BYTES,
+    JOURNAL_BLOCK_KEY,
+    NUMBERS_PER_BLOCK,
+    RESTRICTED,
+    ROUTE_MASK,
+    U64,
+    block_is_sound,
+    pack_block,
+    pack_details,
+    unpack_details,
+)
+from lookupd.store.writer import Change, Counts
+
+Positions = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some consecutive blocks as they are (old) and as a snapshot says they should be (new).
+
+    A position is row * 1000 + offset, where row is the block's index in `blocks`. new_at and old_at are
+    the rising positions of ported numbers; new_in_old says where a new one would stand among the old.
+    """
+
+    blocks: U64s
+    existed: Mask
+    damaged: Mask
+    entries: U16s
+    content: U64s
+    old_at: Positions
+    old_route: U16s
+    old_details: npt.NDArray[np.void]
+    new_at: Positions
+    new: Columns
+    new_in_old: Positions
+    known: Mask
+    same: Mask
+
+    @property
+    def counts(self) -> Counts:
+        """How many numbers the snapshot adds, removes and changes here."""
+        known = int(self.known.sum())
+        same = int(self.same.sum())
+        return Counts(len(self.new_at) - known, len(self.old_at) - known, known - same, same, int(self.damaged.sum()))
+
+    @property
+    def removed_at(self) -> Mask:
+        """Which old numbers the snapshot does not have."""
+        removed = np.ones(len(self.old_at), bool)
+        removed[self.new_in_old[self.known]] = False
+        return removed
+
+
+def windows(change: Change, snapshot: Columns) -> Iterator[Window]:
+    """Compare a snapshot with the store, a window at a time, in the order of the numbers."""
+    change.flush()
+    with change.transaction.cursor(db=change.handles["blocks"]) as cursor:
+        stored = np.frombuffer(b"".join(cursor.iternext(keys=True, values=False)), ">u8").astype(np.uint64)
+    wanted = snapshot.tn // THOUSAND
+    wanted = wanted[np.r_[True, wanted[1:] != wanted[:-1]]] if len(wanted) else wanted
+    blocks = np.union1d(stored, wanted)
+    existed = np.isin(blocks, stored, assume_unique=True)
+    for at in range(0, len(blocks), BLOCKS_PER_WINDOW):
+        end = at + BLOCKS_PER_WINDOW
+        yield _window(change, snapshot, blocks[at:end], existed[at:end])
+
+
+def _window(change: Change, snapshot: Columns, blocks: U64s, existed: Mask) -> Window:
+    first, end = np.searchsorted(snapshot.tn, [blocks[0] * THOUSAND, (blocks[-1] + np.uint64(1)) * THOUSAND])
+    new = snapshot.slice(int(first), int(end))
+    new_at = _positions(blocks, new.tn // THOUSAND, new.tn % THOUSAND)
+    damaged, entries, content, details, old_at = _read(change, blocks, existed)
+    old_route = entries.reshape(-1)[old_at] & np.uint16(ROUTE_MASK)
+    new_in_old = np.searchsorted(old_at, new_at)
+    known = np.zeros(len(new_at), bool)
+    inside = new_in_old < len(old_at)
+    known[inside] = old_at[new_in_old[inside]] == new_at[inside]
+    same = known.copy()
+    at = new_in_old[known]
+    same[known] = (
+        (old_route[at] == new.route[known])
+        & (details["donor"][at] == new.donor[known])
+        & (details["ported_at"][at] == new.ported_at[known])
+    )
+    return Window(
+        blocks,
+        existed,
+        damaged,
+        entries,
+        content,
+        old_at,
+        old_route,
+        details,
+        new_at,
+        new,
+        new_in_old,
+        known,
+        same,
+    )
+
+
+def _positions(blocks: U64s, block: U64s, offset: U64s) -> Positions:
+    rows = np.searchsorted(blocks, block)
+    return rows.astype(np.int64) * NUMBERS_PER_BLOCK + offset.astype(np.int64)
+
+
+def _read(change: Change, blocks: U64s, existed: Mask) -> tuple[Mask, U16s, U64s, npt.NDArray[np.void], Positions]:
+    """Which blocks are damaged; entries, content digests, details and positions of the ported numbers.
+
+    A damaged block is read as if it were empty, so that the snapshot mends it.
+    """
+    get = change.transaction.get
+    damaged = np.zeros(len(blocks), bool)
+    entries = np.zeros((len(blocks), NUMBERS_PER_BLOCK), np.uint16)
+    content = np.zeros(len(blocks), np.uint64)
+    details: list[bytes] = []
+    lengths = np.zeros(len(blocks), np.int64)
+    for row in np.flatnonzero(existed).tolist():
+        block = int(blocks[row])
+        key = BLOCK_KEY.pack(block)
+        value = get(key, b"", db=change.handles["blocks"])
+        try:
+            records = unpack_details(block, get(key, db=change.handles["details"]))
+        except StoreError:
+            records = b""  # entries without details: found out below
+        if not block_is_sound(block, value):
+            damaged[row] = True
+            continue
+        entries[row] = np.frombuffer(value, "<u2", NUMBERS_PER_BLOCK)
+        content[row] = U64.unpack_from(value, ENTRIES_BYTES)[0]
+        details.append(records)
+        lengths[row] = len(records) // DETAIL_DTYPE.itemsize
+    joined = np.frombuffer(b"".join(details), DETAIL_DTYPE)
+    rows = np.repeat(np.arange(len(blocks)), lengths)
+    at = rows * NUMBERS_PER_BLOCK + joined["offset"] % NUMBERS_PER_BLOCK
+    ported = (entries & np.uint16(ROUTE_MASK)) != 0
+    damaged |= ported.sum(axis=1) != lengths
+    damaged[rows[~ported.reshape(-1)[at]]] = True
+    if damaged.any():
+        keep = ~damaged[rows]
+        joined, at = joined[keep], at[keep]
+        entries[damaged] &= np.uint16(RESTRICTED)
+        content[damaged] = 0
+    return damaged, entries, content, joined, at
+
+
+def replace_all(
+    change: Change, snapshot: Columns, sequence: int, advance: Callable[[int], None] = lambda blocks: None
+) -> Counts:
+    """Make the snapshot the store's whole state; returns what that changed.
+
+    sequence: feed position noted with each changed number. advance: told how many blocks were done.
+    The caller records the change in the journal right after: old states go under the next serial.
+    """
+    total = Counts()
+    content = 0
+    from_empty = change.blocks == 0
+    fingerprints = np.array(change.fingerprints, np.uint64)
+    for window in windows(change, snapshot):
+        counts = window.counts
+        if counts.added or counts.removed or counts.changed or counts.mended:
+            content += _write(change, window, sequence, fingerprints, from_empty)
+        else:
+            content += int(window.content.sum())
+        total.add(counts)
+        advance(len(window.blocks))
+    change.ported = len(snapshot)
+    change.digest = content + change.tables_digest()  # afresh: of a damaged block the old share is unknown
+    return total
+
+
+def _write(change: Change, window: Window, sequence: int, fingerprints: U64s, from_empty: bool) -> int:
+    """Write the window's touched blocks; returns the sum of the content digests of all its blocks."""
+    new, rows = window.new, window.new_at // NUMBERS_PER_BLOCK
+    row_count = len(window.blocks)
+    entries = window.entries & np.uint16(RESTRICTED)
+    entries.reshape(-1)[window.new_at] |= new.route
+    content = sums_by_row(number_terms(new.tn, fingerprints[new.route]), rows, row_count)
+    details = np.zeros(len(new), DETAIL_DTYPE)
+    details["offset"] = window.new_at % NUMBERS_PER_BLOCK
+    details["donor"] = new.donor
+    details["ported_at"] = new.ported_at
+    details["sequence"] = sequence
+    details["sequence"][window.same] = window.old_details["sequence"][window.new_in_old[window.same]]
+
+    touched = window.damaged.copy()
+    touched[rows[~window.same]] = True
+    touched[window.old_at[window.removed_at] // NUMBERS_PER_BLOCK] = True
+    bounds = np.searchsorted(rows, np.arange(row_count + 1)).tolist()
+    put, delete = change.transaction.put, change.transaction.delete
+    blocks_db, details_db = change.handles["blocks"], change.handles["details"]
+    for row in np.flatnonzero(touched).tolist():
+        block = int(window.blocks[row])
+        key = BLOCK_KEY.pack(block)
+        first, end = bounds[row], bounds[row + 1]
+        if end > first:
+            put(key, pack_details(block, details[first:end].tobytes()), db=details_db, append=from_empty)
+        else:
+            delete(key, db=details_db)
+        if end > first or entries[row].any():
+            put(
+                key,
+                pack_block(block, entries[row].tobytes(), int(content[row])),
+                db=blocks_db,
+                append=from_empty,
+            )
+            change.blocks += not window.existed[row]
+        else:
+            delete(key, db=blocks_db)
+            change.blocks -= 1
+    if not from_empty:
+        _keep_old_states(change, window)
+    return int(content.sum())
+
+
+def _keep_old_states(change: Change, window: Window) -> None:
+    """Beside the journal, block by block: what each changed number was before (PREVIOUS records)."""
+    changed = window.known & ~window.same
+    before = np.concatenate((np.flatnonzero(window.removed_at), window.new_in_old[changed]))
+    added = window.new_at[~window.known]
+    at = np.concatenate((window.old_at[before], added))
+    records = np.zeros(len(at), PREVIOUS_DTYPE)
+    records["offset"] = at % NUMBERS_PER_BLOCK
+    told = slice(0, len(before))
+    records["route"][told] = window.old_route[before]
+    for name in ("donor", "ported_at", "sequence"):
+        records[name][told] = window.old_details[name][before]
+    order = np.argsort(at, kind="stable")
+    records, rows = records[order], at[order] // NUMBERS_PER_BLOCK
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]).tolist()
+    for first, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        key = JOURNAL_BLOCK_KEY.pack(int(window.blocks[rows[first]]), change.serial + 1)
+        change.transaction.put(key, records[first:end].tobytes(), db=change.handles["journal_blocks"])

@@ -1,0 +1,256 @@
+"""Read side of the store: pin one state, look numbers up in it, see the next state at the next pin.
+
+A Reader belongs to one thread. What it returns is owned by the caller; nothing borrowed leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lmdb
+import msgspec
+
+from lookupd.errors import DamagedBlock, StoreError
+from lookupd.model import TN, JournalEntry, Ported, Route, UnixSeconds
+from lookupd.store import journal
+from lookupd.store.schema import (
+    BLOCK_KEY,
+    DETAIL,
+    META_STATE,
+    NUMBERS_PER_BLOCK,
+    ROUTE_KEY,
+    ROUTE_MASK,
+    U16,
+    PendingNotice,
+    RouteRecord,
+    State,
+    block_is_sound,
+    decode_pending,
+    decode_route,
+    decode_state,
+    open_databases,
+    open_environment,
+    unpack_details,
+)
+
+DEFAULT_MAP_SIZE = 64 * 1024**3
+
+
+class Reader:
+    """One pinned state of the store after another.
+
+    `pin()` moves to the newest commit (0.4 us); everything else reads the pinned state.
+    """
+
+    def __init__(
+        self, path: Path, *, map_size: int = DEFAULT_MAP_SIZE, environment: lmdb.Environment | None = None
+    ) -> None:
+        """Open the store at `path`. Raises StoreError when it is missing or not one of ours.
+
+        environment: the writer's, borrowed, when writer and reader live in one process (LMDB must not open
+        a store twice in a process); otherwise one of our own.
+        """
+        self.path = path
+        self._owns_environment = environment is None
+        self._environment = environment or open_environment(path, map_size=map_size, readonly=True)
+        try:
+            self._handles = open_databases(self._environment, create=False)
+            self._environment.reader_check()
+            self._file = self._identity()
+            self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
+            self._get = self._transaction.get
+            self._version = -1
+            self.state = State()
+            self.damaged: set[int] = set()
+            self.routes: list[Route | None] = [None]
+            self._ranges: tuple[tuple[int, dict[int, int]], ...] = ()
+            self._load_state()
+        except BaseException:
+            if self._owns_environment:
+                self._environment.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pinned state, and of the environment if it is ours."""
+        self._transaction.abort()
+        if self._owns_environment:
+            self._environment.close()
+
+    # -- pinning -----------------------------------------------------------------------------------------
+
+    def pin(self) -> None:
+        """Move to the newest commit. Answers of one batch come from one state: call once per batch."""
+        self._transaction.abort()
+        try:
+            self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
+        except lmdb.MapResizedError:
+            self._environment.set_mapsize(0)  # the writer's map has grown: take its size
+            self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
+        self._get = self._transaction.get
+        if self._transaction.id() != self._version:
+            self._load_state()
+
+    def _load_state(self) -> None:
+        tables = self.state.tables
+        first = self._version < 0
+        self._version = self._transaction.id()
+        self.damaged.clear()  # each commit may have mended a block; the next read of it tells
+        stored = self._get(META_STATE, db=self._handles["meta"])
+        try:
+            self.state = State() if stored is None else decode_state(stored)
+            if first or self.state.tables != tables:
+                self._load_tables()
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"{self.path}: the store's state is damaged: {error}; restore it") from None
+
+    def _load_tables(self) -> None:
+        self.routes = [record.route() if record else None for record in self.route_records()]
+        by_digits: dict[int, dict[int, int]] = {}
+        for prefix, route_id in self.ranges():
+            by_digits.setdefault(len(prefix), {})[int(prefix)] = route_id
+        self._ranges = tuple(sorted(by_digits.items(), reverse=True))
+
+    def replaced(self) -> bool:
+        """Whether another store lies at our path now, such as a restored one: open that one then."""
+        return self._identity() != self._file
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path / "data.mdb")
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    # -- the hot column ----------------------------------------------------------------------------------
+
+    def entry(self, tn: TN) -> int:
+        """The number's 16-bit entry; 0 = not ported and no restriction.
+
+        Raises DamagedBlock when the block's bytes are not those that were written.
+        """
+        block, offset = divmod(tn, NUMBERS_PER_BLOCK)
+        value = self._get(BLOCK_KEY.pack(block))
+        if value is None:
+            return 0
+        if not block_is_sound(block, value):
+            self.damaged.add(block)
+            raise DamagedBlock(block)
+        entry: int = U16.unpack_from(value, 2 * offset)[0]
+        return entry
+
+    def route(self, route_id: int) -> Route:
+        """The route of an id. Raises StoreError if the store has none of that id."""
+        route = self.routes[route_id] if route_id < len(self.routes) else None
+        if route is None:
+            raise StoreError(f"{self.path}: route {route_id} is missing: load networks and the last snapshot again")
+        return route
+
+    def range_holder(self, tn: TN) -> tuple[str, int] | None:
+        """The longest prefix in the ranges table that the number starts with, and its route id."""
+        text = str(tn)
+        for digits, prefixes in self._ranges:
+            if len(text) >= digits and (route_id := prefixes.get(int(text[:digits]))) is not None:
+                return text[:digits], route_id
+        return None
+
+    # -- the cold column and the tables ------------------------------------------------------------------
+
+    def ported(self, tn: TN) -> Ported | None:
+        """All that is known of a ported number; None if it is not ported."""
+        route_id = self.entry(tn) & ROUTE_MASK
+        if route_id == 0:
+            return None
+        route = self.route(route_id)
+        donor_id, ported_at, sequence = self._detail(tn)
+        return Ported(
+            tn,
+            tn,
+            route.network_code,
+            None if route.own else route.routing_number,
+            self.route(donor_id).network_code if donor_id else None,
+            UnixSeconds(ported_at) if ported_at else None,
+            sequence,
+        )
+
+    def _detail(self, tn: TN) -> tuple[int, int, int]:
+        block, offset = divmod(tn, NUMBERS_PER_BLOCK)
+        records = unpack_details(block, self._get(BLOCK_KEY.pack(block), db=self._handles["details"]))
+        for found, donor_id, ported_at, sequence in DETAIL.iter_unpack(records):
+            if found == offset:
+                return donor_id, ported_at, sequence
+        return 0, 0, 0
+
+    def route_records(self) -> list[RouteRecord | None]:
+        """All routes, indexed by id; index 0 is None."""
+        records: list[RouteRecord | None] = [None]
+        for key, value in self._transaction.cursor(db=self._handles["routes"]):
+            route_id = ROUTE_KEY.unpack(key)[0]
+            records.extend([None] * (route_id + 1 - len(records)))
+            records[route_id] = decode_route(value)
+        return records
+
+    def ranges(self) -> list[tuple[str, int]]:
+        """The ranges table: prefix, route id of its holder."""
+        return [
+            (bytes(key).decode(), U16.unpack(value)[0])
+            for key, value in self._transaction.cursor(db=self._handles["ranges"])
+        ]
+
+    def pending(self) -> list[PendingNotice]:
+        """Changes that wait for their moment, the earliest first."""
+        return [decode_pending(value) for _, value in self._transaction.cursor(db=self._handles["pending"])]
+
+    # -- history -----------------------------------------------------------------------------------------
+
+    def history(self, tn: TN, newest: int = 5) -> list[tuple[int, JournalEntry]]:
+        """The last journal entries that changed this number, newest first, with their serials."""
+        return journal.of_number(
+            self._transaction, self._handles["journal"], self._handles["journal_blocks"], tn, newest
+        )
+
+    def journal(self) -> Iterator[tuple[int, JournalEntry, bytes]]:
+        """The whole journal from its oldest entry: serial, entry, its hash."""
+        return journal.entries(self._transaction, self._handles["journal"])
+
+    # -- all blocks --------------------------------------------------------------------------------------
+
+    def blocks(self) -> Iterator[tuple[int, memoryview]]:
+        """Every block: its number and its value, borrowed until the next step."""
+        for key, value in self._transaction.cursor():
+            yield BLOCK_KEY.unpack(key)[0], value
+
+    def details(self) -> Iterator[tuple[int, memoryview]]:
+        """Every details value: its block's number and the value, borrowed until the next step."""
+        for key, value in self._transaction.cursor(db=self._handles["details"]):
+            yield BLOCK_KEY.unpack(key)[0], value
+
+    def warm(self) -> int:
+        """Read every block and check it, so that no call waits for a page; returns how many are damaged."""
+        self.damaged = {block for block, value in self.blocks() if not block_is_sound(block, value)}
+        return len(self.damaged)
+
+    def check_readers(self) -> int:
+        """Give back the slots of readers that died; returns how many."""
+        return int(self._environment.reader_check())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by database, of the file, and reader slots in use: for status and metrics."""
+        page = self._environment.stat()["psize"]
+        sizes = {}
+        for name, handle in self._handles.items():
+            stat = self._transaction.stat(handle)
+            sizes[name] = page * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+        info = self._environment.info()
+        return sizes | {"file": page * (info["last_pgno"] + 1), "readers": info["num_readers"]}

@@ -1,0 +1,261 @@
+"""Databases, key and value layouts, format version. Packs and unpacks; opens nothing but environments.
+
+Byte orders: keys are big-endian, so that LMDB's order is the numbers' order; values are little-endian, as
+the machines that map them are.
+
+    routes          route id (u16)                 -> RouteRecord, MessagePack
+    blocks          tn // 1000 (u64)               -> 1000 x u16 entries, content digest u64, checksum u64
+    details         tn // 1000 (u64)               -> n x 16 bytes (DETAIL), sorted by offset, checksum u64
+    ranges          prefix, ASCII digits           -> route id (u16)
+    restrictions    not in use yet
+    pending         effective_at, sequence, line   -> PendingNotice, MessagePack
+    journal         serial (u64)                   -> JournalEntry, MessagePack
+    journal_blocks  tn // 1000 (u64), serial (u64) -> n x 24 bytes (PREVIOUS): a snapshot's old states;
+                                                      empty for a notice, whose entry has them
+    meta            "format" -> u32; "state" -> State, MessagePack
+
+An entry: 15 bits route id (0 = not ported), top bit = a restriction exists. A block of 2,016 bytes leaves
+room for two in a page of 4,096, so a change costs one page copy, as a single record would.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+import xxhash
+
+from lookupd.errors import StoreError
+from lookupd.limits import STORE_DATABASES_MAX, STORE_READERS_MAX
+from lookupd.model import FeedPosition, NetworkCode, Notice, Route, RoutingNumber
+
+Handle = Any
+"""py-lmdb's handle of a database; its type is private."""
+
+Value = bytes | memoryview
+"""What LMDB returns: owned bytes, or a view that ends with the transaction."""
+
+FORMAT_VERSION: Final = 1
+DATABASES: Final = (
+    "routes",
+    "blocks",
+    "details",
+    "ranges",
+    "restrictions",
+    "pending",
+    "journal",
+    "journal_blocks",
+    "meta",
+)
+
+NUMBERS_PER_BLOCK: Final = 1000
+ENTRIES_BYTES: Final = 2 * NUMBERS_PER_BLOCK
+CHECKED_BYTES: Final = ENTRIES_BYTES + 8
+BLOCK_BYTES: Final = CHECKED_BYTES + 8
+ROUTE_MASK: Final = 0x7FFF
+RESTRICTED: Final = 0x8000
+
+U16 = struct.Struct("<H")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
+ROUTE_KEY = struct.Struct(">H")
+BLOCK_KEY = struct.Struct(">Q")
+SERIAL_KEY = struct.Struct(">Q")
+JOURNAL_BLOCK_KEY = struct.Struct(">QQ")
+PENDING_KEY = struct.Struct(">QQI")
+
+DETAIL = struct.Struct("<HHIQ")
+"""offset in the block, donor's route id (0 = not told), ported_at (0 = not told), feed sequence."""
+
+PREVIOUS = struct.Struct("<HHHxxI4xQ")
+"""offset, route id (0 = was not ported), donor's route id, ported_at, feed sequence: one number's old state."""
+
+META_FORMAT: Final = b"format"
+META_STATE: Final = b"state"
+
+_MASK64: Final = (1 << 64) - 1
+
+
+class RouteRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A route as stored; a network's own route has `own` set and its routing number may change."""
+
+    network_code: NetworkCode
+    routing_number: RoutingNumber | None
+    operator: str
+    pdb_carrier_id: int | None
+    own: bool
+
+    def route(self) -> Route:
+        """As the rest of the program knows it."""
+        return Route(self.network_code, self.routing_number, self.operator, self.pdb_carrier_id, self.own)
+
+
+class PendingNotice(msgspec.Struct, frozen=True, array_like=True):
+    """A confirmed change that waits for its moment."""
+
+    feed: str
+    sequence: int
+    line: int
+    notice: Notice
+
+
+class State(msgspec.Struct, frozen=True, array_like=True):
+    """Everything that changes with each commit, in one value.
+
+    serial: the journal's last key. digest: sum of all content digests, of networks and of ranges, mod
+    2^64. ported: numbers with a route. tables: grows with each change of routes or ranges, so that a
+    reader knows when to read them again.
+    """
+
+    serial: int = 0
+    digest: int = 0
+    ported: int = 0
+    blocks: int = 0
+    tables: int = 0
+    feeds: dict[str, FeedPosition] = {}
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_state = msgspec.msgpack.Decoder(State).decode
+decode_route = msgspec.msgpack.Decoder(RouteRecord).decode
+decode_pending = msgspec.msgpack.Decoder(PendingNotice).decode
+
+
+# -- checksums and digests -------------------------------------------------------------------------------
+# Two sums, because they answer two questions. The checksum (XXH3 of a block's bytes, keyed by its number)
+# asks "are these the bytes we wrote?" on every read, at memory speed. The content digest asks "do two
+# stores say the same?": route ids are handed out in the order in which routes were first seen, which
+# differs between replicas, so it sums over what the ids stand for.
+
+
+def checksum(data: bytes | bytearray | memoryview, block: int) -> int:
+    """XXH3-64 of the bytes, keyed by the block's number: a block at the wrong key is damaged too."""
+    return xxhash.xxh3_64_intdigest(data, block & _MASK64)
+
+
+def mix(value: int) -> int:
+    """A 64-bit permutation in which every input bit moves half of the output bits (splitmix64's last step)."""
+    value &= _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)
+
+
+TN_FACTOR: Final = 0x9E3779B97F4A7C15
+
+
+def number_term(tn: int, fingerprint: int) -> int:
+    """What one ported number adds to its block's content digest."""
+    return mix(tn * TN_FACTOR + fingerprint)
+
+
+def route_fingerprint(record: RouteRecord) -> int:
+    """What a route stands for, whatever its id: the network, and the routing number if it is the number's own."""
+    own = "" if record.own else record.routing_number or ""
+    return xxhash.xxh3_64_intdigest(f"route\0{record.network_code}\0{own}".encode())
+
+
+def network_term(record: RouteRecord) -> int:
+    """What a row of the networks table adds to the store's digest."""
+    row = ("network", record.network_code, record.operator, record.routing_number, record.pdb_carrier_id)
+    return mix(xxhash.xxh3_64_intdigest(encode(row)))
+
+
+def range_term(prefix: str, network_code: str) -> int:
+    """What a row of the ranges table adds to the store's digest."""
+    return mix(xxhash.xxh3_64_intdigest(encode(("range", prefix, network_code))))
+
+
+def format_digest(digest: int) -> str:
+    """As people compare it: 16 hex digits."""
+    return f"{digest:016x}"
+
+
+# -- values ----------------------------------------------------------------------------------------------
+
+
+def pack_block(block: int, entries: bytes | bytearray, content: int) -> bytes:
+    """A block's value. entries: 2,000 bytes. content: its content digest."""
+    checked = bytes(entries) + U64.pack(content)
+    return checked + U64.pack(checksum(checked, block))
+
+
+def block_is_sound(block: int, value: bytes | memoryview) -> bool:
+    """Whether a block's bytes are those that were written under this key."""
+    return (
+        len(value) == BLOCK_BYTES
+        and xxhash.xxh3_64_intdigest(value[:CHECKED_BYTES], block) == U64.unpack_from(value, CHECKED_BYTES)[0]
+    )
+
+
+def pack_details(block: int, records: bytes | bytearray) -> bytes:
+    """A details value: the records, then their checksum."""
+    return bytes(records) + U64.pack(checksum(records, block))
+
+
+def unpack_details(block: int, value: bytes | memoryview | None) -> bytes:
+    """The records of a details value; raises StoreError when they are not those that were written."""
+    if value is None:
+        return b""
+    records = bytes(value[:-8])
+    sound = len(value) >= 8 and len(records) % DETAIL.size == 0
+    if not sound or checksum(records, block) != U64.unpack_from(value, len(value) - 8)[0]:
+        raise StoreError(f"details of block {block} are damaged: load the last snapshot again")
+    return records
+
+
+# -- environments ----------------------------------------------------------------------------------------
+
+
+def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Environment:
+    """Open the store's LMDB environment, creating it unless readonly.
+
+    map_size: bytes of address space, not of disk. Raises StoreError with the way out; a data file shorter
+    than its own last page is refused, since reading past its end would kill the process.
+    """
+    if readonly and not (path / "data.mdb").is_file():
+        raise StoreError(f"{path}: no store here: load a snapshot with lookupd-loader first")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        environment = lmdb.open(
+            str(path),
+            map_size=map_size,
+            max_dbs=STORE_DATABASES_MAX,
+            max_readers=STORE_READERS_MAX,
+            readonly=readonly,
+            create=not readonly,
+            lib_version=0,
+        )
+    except (lmdb.Error, OSError) as error:
+        raise StoreError(f"{path}: cannot open the store: {error}") from None
+    length = (path / "data.mdb").stat().st_size
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if length < needed and environment.info()["last_txnid"] > 0:
+        environment.close()
+        raise StoreError(f"{path}/data.mdb: truncated, {length} of {needed} bytes: restore it, or load a snapshot")
+    return environment
+
+
+def open_databases(environment: lmdb.Environment, *, create: bool) -> dict[str, Handle]:
+    """The handles by name. Raises StoreError if the store has another format, or lacks a database."""
+    try:
+        handles = {
+            name: environment.open_db(name.encode(), create=create)
+            for name in ("meta", *(n for n in DATABASES if n != "meta"))
+        }
+    except lmdb.Error as error:
+        raise StoreError(f"{environment.path()}: not a store of ours: {error}") from None
+    with environment.begin(write=create) as transaction:
+        found = transaction.get(META_FORMAT, db=handles["meta"])
+        if found is None and create:
+            transaction.put(META_FORMAT, U32.pack(FORMAT_VERSION), db=handles["meta"])
+        elif found != U32.pack(FORMAT_VERSION):
+            have = U32.unpack(found)[0] if found is not None and len(found) == 4 else "none"
+            raise StoreError(
+                f"{environment.path()}: store format {have}, this program reads {FORMAT_VERSION}: "
+                "load a snapshot into a new store"
+            )
+    return handles

@@ -1,0 +1,520 @@
+"""Write side of the store: one change at a time, committed whole or not at all.
+
+What a notice means is the loader's business; here are the store's own steps, and everything they must
+keep true together: entries, details, digest, counts, journal, feed position. Bulk steps are in `bulk`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lmdb
+import msgspec
+
+from lookupd.errors import FeedError, StoreError
+from lookupd.limits import BLOCKS_CACHED_MAX, ROUTES_MAX, WRITER_WAIT_SECONDS
+from lookupd.model import (
+    TN,
+    FeedPosition,
+    JournalEntry,
+    JournalKind,
+    NetworkCode,
+    Notice,
+    Ported,
+    RoutingNumber,
+    UnixSeconds,
+)
+from lookupd.store import journal
+from lookupd.store.reader import DEFAULT_MAP_SIZE, Reader
+from lookupd.store.schema import (
+    BLOCK_KEY,
+    CHECKED_BYTES,
+    DETAIL,
+    ENTRIES_BYTES,
+    JOURNAL_BLOCK_KEY,
+    META_STATE,
+    NUMBERS_PER_BLOCK,
+    PENDING_KEY,
+    RESTRICTED,
+    ROUTE_KEY,
+    ROUTE_MASK,
+    U16,
+    U64,
+    Handle,
+    PendingNotice,
+    RouteRecord,
+    State,
+    block_is_sound,
+    decode_route,
+    decode_state,
+    encode,
+    network_term,
+    number_term,
+    open_databases,
+    open_environment,
+    pack_block,
+    pack_details,
+    range_term,
+    route_fingerprint,
+    unpack_details,
+)
+
+_MASK64 = (1 << 64) - 1
+
+
+class Network(msgspec.Struct, frozen=True):
+    """A row of the networks table."""
+
+    network_code: NetworkCode
+    operator: str
+    routing_number: RoutingNumber | None
+    pdb_carrier_id: int | None
+
+
+class Counts(msgspec.Struct):
+    """Numbers (in a table: rows) that a change touched, and damaged blocks that it mended."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    mended: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add another count to this one."""
+        self.added += other.added
+        self.removed += other.removed
+        self.changed += other.changed
+        self.unchanged += other.unchanged
+        self.mended += other.mended
+
+
+class Writer:
+    """The store's only writer. Another one waits for it, and then says who it is."""
+
+    def __init__(self, path: Path, *, map_size: int = DEFAULT_MAP_SIZE, wait: float = WRITER_WAIT_SECONDS) -> None:
+        """Open the store at `path`, creating it. Raises StoreError if it is of another format."""
+        self.path = path
+        self._wait = wait
+        self._environment = open_environment(path, map_size=map_size, readonly=False)
+        try:
+            self._environment.reader_check()
+            with self._lock():
+                self._handles = open_databases(self._environment, create=True)
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._environment.close()
+
+    def reader(self) -> Reader:
+        """A reader of this store in the writer's process; to be closed before the writer."""
+        return Reader(self.path, environment=self._environment)
+
+    @contextmanager
+    def change(self, now: UnixSeconds) -> Iterator[Change]:
+        """One write transaction: commits when the block ends, leaves no trace when it raises.
+
+        now: what the journal records as the moment of the change.
+        Raises StoreError if another writer holds the store too long, or the map or the disk is full.
+        """
+        with self._lock():
+            try:
+                transaction = self._environment.begin(write=True)
+                try:
+                    change = Change(transaction, self._handles, now)
+                    yield change
+                    if change.finish():
+                        transaction.commit()
+                finally:
+                    transaction.abort()  # after a commit it does nothing
+            except lmdb.MapFullError:
+                raise StoreError(f"{self.path}: the map is full: raise store.map_size") from None
+            except lmdb.Error as error:
+                raise StoreError(f"{self.path}: {error}; the store is unchanged") from None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Our own lock around LMDB's, which would wait without end and without a word."""
+        with open(self.path / "writer.lock", "a+", encoding="ascii") as file:
+            until = time.monotonic() + self._wait
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        file.seek(0)
+                        holder = file.read(20).strip() or "unknown"
+                        raise StoreError(f"{self.path}: process {holder} is writing: wait for it, or end it") from None
+                    time.sleep(0.02)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+
+class _Block:
+    """One block, unpacked for change."""
+
+    __slots__ = ("content", "details", "entries", "existed")
+
+    def __init__(self, entries: bytearray, content: int, details: bytearray, existed: bool) -> None:
+        self.entries = entries
+        self.content = content
+        self.details = details
+        self.existed = existed
+
+    def find_detail(self, offset: int) -> int:
+        """Byte position of the offset's record, or where it belongs."""
+        low, high = 0, len(self.details) // DETAIL.size
+        while low < high:
+            middle = (low + high) // 2
+            if U16.unpack_from(self.details, middle * DETAIL.size)[0] < offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low * DETAIL.size
+
+    def detail(self, offset: int) -> tuple[int, int, int]:
+        """Donor's route id, ported_at and sequence of a number; zeros if none is kept."""
+        at = self.find_detail(offset)
+        if at < len(self.details):
+            found, donor_id, ported_at, sequence = DETAIL.unpack_from(self.details, at)
+            if found == offset:
+                return donor_id, ported_at, sequence
+        return 0, 0, 0
+
+    def put_detail(self, offset: int, donor_id: int, ported_at: int, sequence: int) -> None:
+        at = self.find_detail(offset)
+        have = at < len(self.details) and U16.unpack_from(self.details, at)[0] == offset
+        record = DETAIL.pack(offset, donor_id, ported_at, sequence)
+        self.details[at : at + DETAIL.size if have else at] = record
+
+    def delete_detail(self, offset: int) -> None:
+        at = self.find_detail(offset)
+        if at < len(self.details) and U16.unpack_from(self.details, at)[0] == offset:
+            del self.details[at : at + DETAIL.size]
+
+
+class Change:
+    """What one transaction does to the store. Made by `Writer.change`; do not keep it.
+
+    Readers see nothing of it before the commit.
+    """
+
+    def __init__(self, transaction: lmdb.Transaction, handles: dict[str, Handle], now: UnixSeconds) -> None:
+        self.transaction = transaction
+        self.handles = handles
+        self.now = now
+        stored = transaction.get(META_STATE, db=handles["meta"])
+        state = State() if stored is None else decode_state(stored)
+        self._before = None if stored is None else state
+        self.serial = state.serial
+        self.digest = state.digest
+        self.ported = state.ported
+        self.blocks = state.blocks
+        self.feeds = dict(state.feeds)
+        self._tables = state.tables
+        self._tables_changed = False
+        self._last_hash = journal.last_hash(transaction, handles["journal"], state.serial)
+        self._cache: dict[int, _Block] = {}
+        self.routes: list[RouteRecord | None] = [None]
+        self.fingerprints: list[int] = [0]
+        self._own: dict[str, int] = {}
+        self._explicit: dict[tuple[str, str], int] = {}
+        for key, value in transaction.cursor(db=handles["routes"]):
+            self._know_route(ROUTE_KEY.unpack(key)[0], decode_route(value))
+
+    # -- routes and tables -------------------------------------------------------------------------------
+
+    def _know_route(self, route_id: int, record: RouteRecord) -> None:
+        missing = route_id + 1 - len(self.routes)
+        self.routes.extend([None] * missing)
+        self.fingerprints.extend([0] * missing)
+        self.routes[route_id] = record
+        self.fingerprints[route_id] = route_fingerprint(record)
+        if record.own:
+            self._own[record.network_code] = route_id
+        else:
+            self._explicit[record.network_code, record.routing_number or ""] = route_id
+
+    def _put_route(self, route_id: int, record: RouteRecord) -> None:
+        if route_id > ROUTES_MAX:
+            raise FeedError(f"more than {ROUTES_MAX} routes: too many different routing numbers for one store")
+        self.transaction.put(ROUTE_KEY.pack(route_id), encode(record), db=self.handles["routes"])
+        self._know_route(route_id, record)
+        self._tables_changed = True
+
+    def network_id(self, code: str) -> int | None:
+        """Route id of a network's own route; None if the networks table has no such code."""
+        return self._own.get(code)
+
+    def route_id(self, code: NetworkCode, routing_number: RoutingNumber | None) -> int:
+        """Route id of a known network with the number's own routing number, if it has one; made if new."""
+        if routing_number is None:
+            return self._own[code]
+        found = self._explicit.get((code, routing_number))
+        if found is None:
+            own = self.routes[self._own[code]]
+            assert own is not None
+            found = len(self.routes)
+            self._put_route(found, RouteRecord(code, routing_number, own.operator, own.pdb_carrier_id, False))
+        return found
+
+    @property
+    def network_codes(self) -> dict[str, int]:
+        """Known network codes, each with its own route's id."""
+        return self._own
+
+    def put_networks(self, networks: Iterable[Network]) -> Counts:
+        """Add or change networks. One that is not among them stays: numbers may be routed to it."""
+        counts = Counts()
+        for network in networks:
+            record = RouteRecord(
+                network.network_code, network.routing_number, network.operator, network.pdb_carrier_id, True
+            )
+            known_id = self._own.get(network.network_code)
+            known = None if known_id is None else self.routes[known_id]
+            if known == record:
+                counts.unchanged += 1
+                continue
+            if known is not None:
+                counts.changed += 1
+                self.digest -= network_term(known)
+            else:
+                counts.added += 1
+            self._put_route(len(self.routes) if known_id is None else known_id, record)
+            self.digest += network_term(record)
+            self._dress_explicit_routes(record)
+        return counts
+
+    def _dress_explicit_routes(self, own: RouteRecord) -> None:
+        """Operator and carrier id belong to the network: routes with a routing number of their own follow."""
+        for (code, routing_number), route_id in list(self._explicit.items()):
+            if code == own.network_code:
+                record = RouteRecord(
+                    own.network_code, RoutingNumber(routing_number), own.operator, own.pdb_carrier_id, False
+                )
+                if record != self.routes[route_id]:
+                    self._put_route(route_id, record)
+
+    def replace_ranges(self, ranges: dict[str, int]) -> Counts:
+        """Make `ranges` (prefix -> route id of its holder) the whole table."""
+        counts = Counts()
+        handle = self.handles["ranges"]
+        old = {bytes(k).decode(): U16.unpack(v)[0] for k, v in self.transaction.cursor(db=handle)}
+        for prefix in old.keys() - ranges.keys():
+            self.transaction.delete(prefix.encode(), db=handle)
+            self.digest -= self._range_term(prefix, old[prefix])
+            counts.removed += 1
+        for prefix, route_id in ranges.items():
+            known = old.get(prefix)
+            if known == route_id:
+                counts.unchanged += 1
+                continue
+            if known is not None:
+                self.digest -= self._range_term(prefix, known)
+                counts.changed += 1
+            else:
+                counts.added += 1
+            self.transaction.put(prefix.encode(), U16.pack(route_id), db=handle)
+            self.digest += self._range_term(prefix, route_id)
+        self._tables_changed |= counts.added + counts.removed + counts.changed > 0
+        return counts
+
+    def _range_term(self, prefix: str, route_id: int) -> int:
+        record = self.routes[route_id]
+        assert record is not None
+        return range_term(prefix, record.network_code)
+
+    def tables_digest(self) -> int:
+        """The share of the networks and ranges tables in the store's digest."""
+        networks = sum(network_term(record) for record in self.routes if record is not None and record.own)
+        ranges = self.transaction.cursor(db=self.handles["ranges"])
+        return networks + sum(self._range_term(bytes(k).decode(), U16.unpack(v)[0]) for k, v in ranges)
+
+    # -- numbers -----------------------------------------------------------------------------------------
+
+    def _block(self, block: int) -> _Block:
+        found = self._cache.get(block)
+        if found is None:
+            if len(self._cache) >= BLOCKS_CACHED_MAX:
+                self.flush()
+            found = self._cache[block] = self._read_block(block)
+        return found
+
+    def _read_block(self, block: int) -> _Block:
+        key = BLOCK_KEY.pack(block)
+        value = self.transaction.get(key, db=self.handles["blocks"])
+        if value is None:
+            return _Block(bytearray(ENTRIES_BYTES), 0, bytearray(), False)
+        if not block_is_sound(block, value):
+            raise StoreError(f"block {block} is damaged: load the last snapshot again; nothing was changed")
+        content = U64.unpack_from(value, ENTRIES_BYTES)[0]
+        details = unpack_details(block, self.transaction.get(key, db=self.handles["details"]))
+        return _Block(bytearray(value[: CHECKED_BYTES - 8]), content, bytearray(details), True)
+
+    def old_states(self, tn: TN, tn_to: TN) -> tuple[Ported, ...]:
+        """The ported numbers among tn..tn_to, as runs of consecutive numbers that share everything."""
+        runs: list[Ported] = []
+        last: tuple[int, int, int, int] | None = None
+        for number in range(tn, tn_to + 1):
+            block, offset = divmod(number, NUMBERS_PER_BLOCK)
+            page = self._block(block)
+            route_id = U16.unpack_from(page.entries, 2 * offset)[0] & ROUTE_MASK
+            if route_id == 0:
+                last = None
+                continue
+            state = (route_id, *page.detail(offset))
+            if state == last:
+                runs[-1] = msgspec.structs.replace(runs[-1], tn_to=TN(number))
+            else:
+                runs.append(self.ported_run(TN(number), TN(number), *state))
+            last = state
+        return tuple(runs)
+
+    def ported_run(self, tn: TN, tn_to: TN, route_id: int, donor_id: int, ported_at: int, sequence: int) -> Ported:
+        """Stored ids as the journal writes them: by what they stand for."""
+        record = self.routes[route_id]
+        assert record is not None
+        donor = self.routes[donor_id]
+        return Ported(
+            tn,
+            tn_to,
+            record.network_code,
+            None if record.own else record.routing_number,
+            donor.network_code if donor else None,
+            UnixSeconds(ported_at) if ported_at else None,
+            sequence,
+        )
+
+    def set_numbers(
+        self, tn: TN, tn_to: TN, route_id: int, donor_id: int | None, ported_at: int | None, sequence: int
+    ) -> Counts:
+        """Route the numbers tn..tn_to; route_id 0 takes them back to their range holder.
+
+        donor_id, ported_at: None keeps what is known of each number.
+        """
+        counts = Counts()
+        for number in range(tn, tn_to + 1):
+            block, offset = divmod(number, NUMBERS_PER_BLOCK)
+            page = self._block(block)
+            entry = U16.unpack_from(page.entries, 2 * offset)[0]
+            old_id = entry & ROUTE_MASK
+            if route_id == 0 and old_id == 0:
+                counts.unchanged += 1
+                continue
+            if old_id != route_id:
+                U16.pack_into(page.entries, 2 * offset, (entry & RESTRICTED) | route_id)
+                self._move_content(page, number, old_id, route_id)
+            if route_id == 0:
+                page.delete_detail(offset)
+                counts.removed += 1
+                continue
+            known_donor, known_at, _ = page.detail(offset) if donor_id is None or ported_at is None else (0, 0, 0)
+            page.put_detail(
+                offset,
+                known_donor if donor_id is None else donor_id,
+                known_at if ported_at is None else ported_at,
+                sequence,
+            )
+            if old_id:
+                counts.changed += 1
+            else:
+                counts.added += 1
+        self.ported += counts.added - counts.removed
+        return counts
+
+    def _move_content(self, page: _Block, number: int, old_id: int, route_id: int) -> None:
+        """Take a number's old share out of its block's content digest and the store's, put the new one in."""
+        difference = 0
+        if old_id:
+            difference -= number_term(number, self.fingerprints[old_id])
+        if route_id:
+            difference += number_term(number, self.fingerprints[route_id])
+        page.content = (page.content + difference) & _MASK64
+        self.digest += difference
+
+    def flush(self) -> None:
+        """Write out what is unpacked; needed before anything else reads blocks in this transaction."""
+        blocks, details = self.handles["blocks"], self.handles["details"]
+        for block in sorted(self._cache):
+            page = self._cache[block]
+            key = BLOCK_KEY.pack(block)
+            if page.details:
+                self.transaction.put(key, pack_details(block, page.details), db=details)
+            elif page.existed:
+                self.transaction.delete(key, db=details)
+            if page.entries.count(0) < ENTRIES_BYTES:
+                self.transaction.put(key, pack_block(block, page.entries, page.content), db=blocks)
+                self.blocks += not page.existed
+            elif page.existed:
+                self.transaction.delete(key, db=blocks)
+                self.blocks -= 1
+        self._cache.clear()
+
+    # -- notices that wait, history, position -------------------------------------------------------------
+
+    def schedule(self, feed: str, sequence: int, line: int, notice: Notice) -> None:
+        """Keep a notice until its effective_at."""
+        assert notice.effective_at is not None
+        key = PENDING_KEY.pack(notice.effective_at, sequence, line)
+        self.transaction.put(key, encode(PendingNotice(feed, sequence, line, notice)), db=self.handles["pending"])
+
+    def record(self, kind: JournalKind, counts: Counts, **fields: Any) -> int:
+        """Append a journal entry and take its serial for the store's; returns the serial.
+
+        fields: those of JournalEntry that are not set here.
+        """
+        self.serial += 1
+        entry = JournalEntry(
+            self._last_hash,
+            kind,
+            self.now,
+            self.digest & _MASK64,
+            counts.added,
+            counts.removed,
+            counts.changed,
+            **fields,
+        )
+        self._last_hash = journal.append(self.transaction, self.handles["journal"], self.serial, entry)
+        if entry.tn is not None and entry.tn_to is not None:
+            for block in range(entry.tn // NUMBERS_PER_BLOCK, entry.tn_to // NUMBERS_PER_BLOCK + 1):
+                key = JOURNAL_BLOCK_KEY.pack(block, self.serial)
+                self.transaction.put(key, b"", db=self.handles["journal_blocks"])
+        return self.serial
+
+    def confirm(self, feed: str, position: FeedPosition) -> None:
+        """Set how far the feed is applied, in the same transaction as its data."""
+        self.feeds[feed] = position
+
+    def finish(self) -> bool:
+        """Write out what is left, and the state; returns whether there is anything to commit."""
+        self.flush()
+        self.digest &= _MASK64
+        state = State(
+            self.serial,
+            self.digest,
+            self.ported,
+            self.blocks,
+            self._tables + self._tables_changed,
+            self.feeds,
+        )
+        if state == self._before:
+            return False
+        self.transaction.put(META_STATE, encode(state), db=self.handles["meta"])
+        return True

@@ -1,0 +1,1 @@
+"""Sockets only: receive, hand over, send. No parsing of dialects, no decisions about numbers."""

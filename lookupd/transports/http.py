@@ -1,0 +1,73 @@
+"""The HTTP listener: metrics and health. Who may ask is on the same list as for queries."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from lookupd.access import Access
+from lookupd.limits import CONNECTION_IDLE_SECONDS, HTTP_BODY_BYTES_MAX
+from lookupd.observe.metrics import CONTENT_TYPE, Metrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HttpListener:
+    """Serves one bound socket until closed."""
+
+    def __init__(
+        self, sock: socket.socket, access: Access, metrics: Metrics, readiness: Callable[[], str | None]
+    ) -> None:
+        """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None."""
+        self.access = access
+        self._sock = sock
+        self._metrics = metrics
+        self._readiness = readiness
+        application = web.Application(client_max_size=HTTP_BODY_BYTES_MAX, middlewares=[self._only_clients])
+        application.router.add_get("/metrics", self._get_metrics)
+        application.router.add_get("/livez", self._get_livez)
+        application.router.add_get("/readyz", self._get_readyz)
+        self._runner = web.AppRunner(
+            application, access_log=None, keepalive_timeout=CONNECTION_IDLE_SECONDS, handle_signals=False
+        )
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._sock.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Take requests from now on."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._sock).start()
+
+    def use_access(self, access: Access) -> None:
+        """A new clients list."""
+        self.access = access
+
+    async def close(self, drain_seconds: float) -> None:
+        """Let answers leave, then close."""
+        self._runner._shutdown_timeout = drain_seconds
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _only_clients(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.remote is None or self.access.find(request.remote) is None:
+            self._metrics.http_refused += 1
+            raise web.HTTPForbidden(text="this address is on no client's list\n")
+        return await handler(request)
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _get_livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _get_readyz(self, _: web.Request) -> web.Response:
+        reason = self._readiness()
+        if reason is None:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text=f"not ready: {reason}\n", headers={"Retry-After": "1"})

@@ -1,0 +1,63 @@
+"""Bind sockets and set their options."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+
+from lookupd.config import Endpoint
+from lookupd.errors import ConfigError
+from lookupd.limits import UDP_RECEIVE_BUFFER_BYTES
+
+SO_TIMESTAMPNS = 35
+"""linux/socket.h: the kernel notes when each datagram arrived. Python's socket module has no name for it."""
+
+IP_PKTINFO = 8
+"""linux/in.h; Python 3.11's socket module has no name for it either."""
+
+TIMESPEC = struct.Struct("@qq")
+
+
+def bind(endpoint: Endpoint) -> socket.socket:
+    """A bound, non-blocking socket. Raises ConfigError naming the endpoint, the reason and the way out."""
+    stream = endpoint.transport != "udp"
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if stream:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            _tell_destination(sock, endpoint)
+        sock.bind((endpoint.host, endpoint.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"listen: {endpoint}: {error.strerror}: free the address, or name another") from None
+    return sock
+
+
+def _tell_destination(sock: socket.socket, endpoint: Endpoint) -> None:
+    """On an address that stands for all, learn which one a datagram came to: the reply leaves from there."""
+    address = ipaddress.ip_address(endpoint.host)
+    if not address.is_unspecified:
+        return
+    if address.version == 4:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+
+
+def reply_destination(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """Ancillary data that makes a reply leave from the address its question came to; empty if not told."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            return [(level, kind, data)]
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+            # struct in_pktinfo: interface, local address, destination. The kernel picks the interface.
+            return [(level, kind, bytes(4) + data[8:12] + bytes(4))]
+    return []

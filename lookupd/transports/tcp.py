@@ -1,0 +1,240 @@
+"""TCP connections: length-prefixed frames answered in order, bounded buffers, idle and slow peers.
+
+A frame is four bytes of length, big-endian, and a message. What a message means is the responder's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from lookupd.access import Access, Client
+from lookupd.fastpath.batch import Responder
+from lookupd.limits import (
+    CONNECTION_IDLE_SECONDS,
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_SOURCE_MAX,
+    FRAME_SECONDS,
+    NPQ_FRAME_BYTES_MAX,
+    WRITE_BUFFER_BYTES_MAX,
+)
+from lookupd.observe.counters import ConnectionCounters
+from lookupd.protocols.npq import FRAME_HEADER
+
+SWEEP_SECONDS = 1.0
+
+
+class TcpListener:
+    """Serves one bound socket until closed, and looks after its connections."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        make_responder: Callable[[], Responder],
+        access: Access,
+        begin_batch: Callable[[], None],
+        counters: ConnectionCounters,
+    ) -> None:
+        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection."""
+        self.access = access
+        self.make_responder = make_responder
+        self.begin_batch = begin_batch
+        self.counters = counters
+        self.connections: set[Connection] = set()
+        self.per_source: Counter[str] = Counter()
+        self._sock = sock
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._sock.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Take connections from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), sock=self._sock)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """One timer for all connections: close those that ask nothing or take nothing."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self.connections):
+            connection.check(loop.time())
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def use_access(self, access: Access) -> None:
+        """A new clients list; connections of those no longer on it are closed."""
+        self.access = access
+        for connection in list(self.connections):
+            connection.use_access(access)
+
+    async def close(self, drain_seconds: float) -> None:
+        """Take no more connections, let answers leave, close the rest."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.close("drain")
+        until = time.monotonic() + drain_seconds
+        while self.connections and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.abort("drain")
+
+
+class Connection(asyncio.Protocol):
+    """One peer: frames in, frames out, in order.
+
+    While the peer takes no answers, no more of its questions are read: what waits for it is bounded by
+    WRITE_BUFFER_BYTES_MAX and one answer, what it sent by one frame and one read.
+    """
+
+    def __init__(self, listener: TcpListener) -> None:
+        self._listener = listener
+        self._responder = listener.make_responder()
+        self._client: Client | None = None
+        self._host = ""
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._blocked = False
+        self._closing = False
+        self._reason = "peer"
+        self._since = 0.0
+        self._deadline = CONNECTION_IDLE_SECONDS
+
+    # -- called by the event loop ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it, or end it at once and count why."""
+        assert isinstance(transport, asyncio.Transport)
+        listener = self._listener
+        peer = transport.get_extra_info("peername")
+        self._host = peer[0] if peer else ""
+        self._client = listener.access.find(self._host) if peer else None
+        rejected = None
+        if self._client is None:
+            rejected = "unknown_client"
+        elif len(listener.connections) >= CONNECTIONS_MAX:
+            rejected = "too_many"
+        elif listener.per_source[self._host] >= CONNECTIONS_PER_SOURCE_MAX:
+            rejected = "too_many_from_source"
+        if rejected is not None:
+            listener.counters.rejected[rejected] += 1
+            self._closing = True
+            transport.abort()
+            return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        listener.connections.add(self)
+        listener.per_source[self._host] += 1
+        listener.counters.opened += 1
+        self._wait(CONNECTION_IDLE_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count why it ended."""
+        if self._transport is None:
+            return
+        listener = self._listener
+        listener.connections.discard(self)
+        listener.per_source[self._host] -= 1
+        if not listener.per_source[self._host]:
+            del listener.per_source[self._host]
+        listener.counters.closed[self._reason] += 1
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every frame that is complete."""
+        if self._closing:
+            return
+        self._received += data
+        self._serve_frames()
+
+    def eof_received(self) -> bool:
+        """The peer asks no more: answers still leave, then the connection ends."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer takes no answers."""
+        self._blocked = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._wait(FRAME_SECONDS)
+
+    def resume_writing(self) -> None:
+        """It takes them again: go on with what it had sent."""
+        self._blocked = False
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+            self._wait(CONNECTION_IDLE_SECONDS)
+            self._serve_frames()
+
+    # -- frames ------------------------------------------------------------------------------------------
+
+    def _serve_frames(self) -> None:
+        received, header = self._received, FRAME_HEADER.size
+        assert self._client is not None
+        self._listener.begin_batch()
+        at = 0
+        while not self._blocked and not self._closing and len(received) - at >= header:
+            (length,) = FRAME_HEADER.unpack_from(received, at)
+            if length > NPQ_FRAME_BYTES_MAX:
+                self.close("frame_too_long")
+                break
+            end = at + header + length
+            if len(received) < end:
+                break
+            self._answer(bytes(received[at + header : end]))
+            at = end
+        del received[:at]
+        if self._blocked or self._closing:
+            return
+        # A frame's time starts with its first byte; more bytes of it do not start it again.
+        if at or not received or self._deadline != FRAME_SECONDS:
+            self._wait(FRAME_SECONDS if received else CONNECTION_IDLE_SECONDS)
+
+    def _answer(self, message: bytes) -> None:
+        assert self._transport is not None
+        assert self._client is not None
+        reply = self._responder.respond(message, self._client, time.monotonic())
+        if reply is not None:
+            self._transport.write(FRAME_HEADER.pack(len(reply)) + reply)
+
+    # -- time and end ------------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> None:
+        self._since = asyncio.get_running_loop().time()
+        self._deadline = seconds
+
+    def check(self, now: float) -> None:
+        """End the connection if its time is over."""
+        if now - self._since > self._deadline:
+            idle = self._deadline == CONNECTION_IDLE_SECONDS
+            self.abort("idle" if idle else "slow")
+
+    def use_access(self, access: Access) -> None:
+        """Ask under a new clients list, or not at all."""
+        self._client = access.find(self._host)
+        if self._client is None:
+            self.close("drain")
+
+    def close(self, reason: str) -> None:
+        """No more questions; answers on their way still leave."""
+        if self._transport is not None and not self._closing:
+            self._closing = True
+            self._reason = reason
+            self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """At once."""
+        if self._transport is not None:
+            if not self._closing:
+                self._reason = reason
+            self._closing = True
+            self._transport.abort()

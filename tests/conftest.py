@@ -1,0 +1,212 @@
+"""Stores, feeds and daemons for tests: everything in a test's own folder, on loopback, on free ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loader.apply import Result, apply_delta, apply_snapshot
+from loader.files import identify
+from loader.tables import load_networks, load_ranges, read_networks, read_ranges
+from lookupd.config import Config, read_config
+from lookupd.daemon import Daemon
+from lookupd.model import UnixSeconds
+from lookupd.numbering import load_plan
+from lookupd.store.reader import Reader
+from lookupd.store.writer import Writer
+
+PLAN = load_plan("886")
+
+NETWORKS = """network_code,operator,routing_number,pdb_carrier_id
+1401,Alpha Telecom,D0401,101
+1402,Beta Mobile,D0402,102
+1403,Gamma,,
+"""
+RANGES = """prefix,network_code
+88691,1401
+88692,1402
+886912,1403
+8862,1401
+"""
+SNAPSHOT = """tn,network_code,routing_number,donor,ported_at
+886912345678,1402,,1401,2026-03-01T09:00:00+08:00
+886912345679,1401,,1403,2026-03-01T09:00:00+08:00
+886923456789,1401,D9999,1402,
+886223450000,1403,,,
+"""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int | None) -> Callable[[int], None]:
+        return lambda count: None
+
+
+class Workbench:
+    """A folder with a feed and a store, and the loader's steps as plain calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """A file without a manifest."""
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def publish(self, name: str, content: str | bytes, rows: int, **changed: object) -> Path:
+        """A data file with its manifest; `changed` puts something else into the manifest."""
+        path = self.write(name, content)
+        data = path.read_bytes()
+        kind, feed, rest = name.split("-", 2)
+        manifest = {
+            "feed": feed,
+            "type": kind,
+            "sequence": int(rest.split(".")[0]),
+            "created_at": "2026-11-22T10:00:05+08:00",
+            "rows": rows,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        path.with_name(name + ".json").write_text(json.dumps(manifest | changed))
+        return path
+
+    def load_tables(self, networks: str = NETWORKS, ranges: str = RANGES) -> None:
+        with Writer(self.store) as writer:
+            load_networks(writer, read_networks(self.write("networks.csv", networks)), "networks.csv", UnixSeconds(1))
+            load_ranges(writer, read_ranges(self.write("ranges.csv", ranges)), "ranges.csv", UnixSeconds(1))
+
+    def snapshot(self, text: str = SNAPSHOT, sequence: int = 1, now: int | None = None) -> Result:
+        path = self.publish(f"snapshot-main-{sequence}.csv", text, text.count("\n") - 1)
+        with Writer(self.store) as writer:
+            return apply_snapshot(writer, identify(path, "snapshot", "main"), PLAN, _now(now), Silent())
+
+    def delta(self, *notices: dict[str, object], sequence: int, now: int | None = None) -> Result:
+        text = "".join(json.dumps({"notified_at": "2026-11-22T10:00:00+08:00"} | notice) + "\n" for notice in notices)
+        path = self.publish(f"delta-main-{sequence}.ndjson", text, len(notices))
+        with Writer(self.store) as writer:
+            return apply_delta(writer, identify(path, "delta", "main"), PLAN, _now(now), Silent())
+
+    def reader(self) -> Reader:
+        return Reader(self.store)
+
+    def state(self) -> tuple[int, int, dict[str, object]]:
+        """Serial, digest and feed positions: what must not move when a file is refused."""
+        with self.reader() as reader:
+            return reader.state.serial, reader.state.digest, dict(reader.state.feeds)
+
+    def config(self, extra: str = "", listen: str | None = None) -> Path:
+        if listen is None:
+            listen = (
+                'npq = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]\n'
+                'pdb = ["udp://127.0.0.1:0"]\nhttp = "http://127.0.0.1:0"'
+            )
+        return self.write("lookupd.toml", f'[store]\npath = "{self.store}"\n[listen]\n{listen}\n{extra}')
+
+
+def _now(now: int | None) -> UnixSeconds:
+    return UnixSeconds(int(time.time()) if now is None else now)
+
+
+@pytest.fixture
+def workbench(tmp_path: Path) -> Workbench:
+    """An empty workbench."""
+    return Workbench(tmp_path)
+
+
+@pytest.fixture
+def loaded(workbench: Workbench) -> Workbench:
+    """A workbench whose store has the tables and the snapshot above."""
+    workbench.load_tables()
+    workbench.snapshot()
+    return workbench
+
+
+class Served:
+    """A daemon in this process, and where it listens."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+
+    def port(self, dialect: str, transport: str) -> int:
+        for (name, endpoint), listener in self.daemon.listeners.items():
+            if (name, endpoint.transport) == (dialect, transport):
+                return listener.port
+        raise LookupError((dialect, transport))
+
+
+@contextlib.asynccontextmanager
+async def serve(config_path: Path) -> AsyncIterator[Served]:
+    """A running daemon in this process."""
+    config: Config = read_config(config_path)
+    daemon = Daemon(config, config_path)
+    await daemon.start()
+    keeper = asyncio.create_task(daemon._keep_store())
+    try:
+        yield Served(daemon)
+    finally:
+        keeper.cancel()
+        await daemon.close()
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def run_daemon(config: Path, wait_for: str = "serving") -> Iterator[subprocess.Popen[str]]:
+    """`lookupd serve` as a process of its own; ended by SIGTERM, its log is at .log."""
+    log = config.with_suffix(".log")
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lookupd.cli", "serve", "--config", str(config)],
+            stdout=out,
+            stderr=out,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    process.log = log  # type: ignore[attr-defined]
+    try:
+        wait_until(lambda: wait_for in log.read_text() or process.poll() is not None, 20)
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Poll until it holds; fails the test otherwise."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s: {condition}"
+        time.sleep(0.02)
+
+
+def run_cli(module: str, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """`lookupd` (lookupd.cli) or `lookupd-loader` (loader.cli) as a person runs it."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
