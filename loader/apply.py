@@ -71,6 +71,12 @@ def apply_snapshot(writer: Writer, file: FeedFile, plan: Plan, now: UnixSeconds,
                 f"{file.name}: feed {file.feed!r} is at {position.sequence}, this snapshot is at {file.sequence}: "
                 "take a newer one; the store is unchanged"
             )
+        others = sorted(change.feeds.keys() - {file.feed})
+        if others:
+            raise FeedError(
+                f"{file.name}: the store also holds feed {others[0]!r}, whose numbers a snapshot of {file.feed!r} "
+                "would take out: keep one feed with snapshots to a store; the store is unchanged"
+            )
         chunks = line_chunks(file, data, SNAPSHOT_LINE_BYTES_MAX, progress.stage("parse", file.bytes))
         columns = read_snapshot(file, chunks, plan, change)
         if change.ported and not len(columns):

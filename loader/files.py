@@ -145,21 +145,29 @@ def verified(file: FeedFile, advance: Advance = lambda count: None) -> Iterator[
     told how many bytes were hashed. Raises FeedError.
     """
     try:
-        with file.path.open("rb") as data:
-            digest = hashlib.sha256()
-            while chunk := data.read(PARSE_CHUNK_BYTES):
-                digest.update(chunk)
-                advance(len(chunk))
-            sha256 = digest.hexdigest()
-            if file.sha256 is not None and sha256 != file.sha256:
-                raise FeedError(
-                    f"{file.name}: sha256 is {sha256}, the manifest says {file.sha256}: fetch both again; "
-                    "the store is unchanged"
-                )
-            data.seek(0)
-            yield data, sha256
+        data = file.path.open("rb")
     except OSError as error:
-        raise FeedError(f"{file.path}: {error.strerror or error}; the store is unchanged") from None
+        raise FeedError(f"{file.path}: {error.strerror}; the store is unchanged") from None
+    with data:
+        sha256 = _sha256(file, data, advance)
+        if file.sha256 is not None and sha256 != file.sha256:
+            raise FeedError(
+                f"{file.name}: sha256 is {sha256}, the manifest says {file.sha256}: fetch both again; "
+                "the store is unchanged"
+            )
+        data.seek(0)
+        yield data, sha256
+
+
+def _sha256(file: FeedFile, data: BinaryIO, advance: Advance) -> str:
+    digest = hashlib.sha256()
+    try:
+        while chunk := data.read(PARSE_CHUNK_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    except OSError as error:
+        raise FeedError(f"{file.path}: {error.strerror}; the store is unchanged") from None
+    return digest.hexdigest()
 
 
 def line_chunks(
@@ -191,7 +199,7 @@ def line_chunks(
             if len(rest) > line_bytes_max + 1:
                 yield rest[: line_bytes_max + 1]
                 return
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:  # BadGzipFile is an OSError
         raise FeedError(f"{file.name}: truncated or damaged: {error}; the store is unchanged") from None
     if rest:
         yield rest.removesuffix(b"\r")

@@ -35,6 +35,10 @@ MOBILE_SHARE = 0.95
 FILL_MAX = 0.92
 """At most this share of a prefix is ever ported."""
 
+MOBILE_PER_BLOCK = 250
+"""Ported numbers in a thousand-block of mobile numbers, about what a well-ported country has. A few numbers
+take a few blocks, so a small sample is a small country, not a thin one."""
+
 FIXED_PER_BLOCK = 400
 """Ported numbers in a thousand-block of fixed lines that has any: businesses move by the hundred."""
 
@@ -177,8 +181,10 @@ class Generator:
         if fixed_wanted > len(fixed) * 1000 * FILL_MAX:
             most = int((len(mobile) + len(fixed)) * 1000 * FILL_MAX)
             raise LookupdError(f"--numbers {self.numbers}: +{self.country_code} has room for {most}")
-        chosen = self._choose_blocks(fixed, max(-(-fixed_wanted // FIXED_PER_BLOCK), 0), fixed_wanted)
-        parts = [(mobile, False, mobile_wanted), (chosen, True, fixed_wanted)]
+        parts = [
+            (self._choose_blocks(mobile, mobile_wanted, MOBILE_PER_BLOCK), False, mobile_wanted),
+            (self._choose_blocks(fixed, fixed_wanted, FIXED_PER_BLOCK), True, fixed_wanted),
+        ]
         block: list[int] = []
         holder: list[int] = []
         is_fixed: list[bool] = []
@@ -211,12 +217,12 @@ class Generator:
         kind = self._plan.kind(TN(block * 1000))
         return kind is not None and kind.portable
 
-    def _choose_blocks(self, blocks: dict[int, int], wanted_blocks: int, numbers: int) -> dict[int, int]:
-        """Fixed lines move where the businesses are: few blocks, well filled."""
-        enough = max(wanted_blocks, -(-numbers // int(1000 * FILL_MAX)))
+    def _choose_blocks(self, blocks: dict[int, int], numbers: int, per_block: int) -> dict[int, int]:
+        """As many blocks as so many numbers want, or all there are; whole ten thousands stand together."""
+        wanted = max(-(-numbers // per_block), -(-numbers // int(1000 * FILL_MAX)))
         order = sorted(blocks)
-        rank = np.argsort(self.draw("exchange", np.array(order, np.uint64)), kind="stable")
-        return {order[at]: blocks[order[at]] for at in rank[:enough].tolist()}
+        rank = np.argsort(self.draw("block", np.array(order, np.uint64) // np.uint64(10)), kind="stable")
+        return {order[at]: blocks[order[at]] for at in rank[:wanted].tolist()}
 
     def _counts(self, blocks: U64s, wanted: int) -> npt.NDArray[np.int64]:
         """How many numbers of each block are ported: uneven by ten thousands, `wanted` in all."""

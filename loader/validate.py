@@ -163,7 +163,7 @@ def check_portable(tn: TN, plan: Plan) -> None:
     kind = plan.kind(tn)
     if kind is not None and kind.portable:
         return
-    if not plan.covers(tn):
+    if not plan.covers(str(tn)):
         raise ValueError(f"tn {tn} is not in the plan of +{plan.country_code}: see plan.country_code")
     what = "no number of the plan has this prefix and length" if kind is None else f"{kind.name} numbers are not ported"
     raise ValueError(f"tn {tn}: {what} (plan +{plan.country_code}; see plan.file)")

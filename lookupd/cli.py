@@ -240,12 +240,22 @@ def explain(number: str, config: Path | None, store: Path | None, country: str, 
 
 
 def _shown(value: Any) -> list[str]:
-    """A value as lines for people."""
-    if isinstance(value, dict):
-        return [" ".join(f"{name}={_shown(item)[0]}" for name, item in value.items() if item not in (None, []))]
+    """A step's value as lines for people."""
     if isinstance(value, list):
-        return [line for item in value for line in _shown(item)] or ["none"]
-    return ["none" if value is None else str(value)]
+        return [_inline(item) for item in value] or ["none"]
+    return [_inline(value)]
+
+
+def _inline(value: Any) -> str:
+    """On one line: `name=value name=(name=value)`; what is absent is left out."""
+    if isinstance(value, dict):
+        parts = [(name, item) for name, item in value.items() if item not in (None, [])]
+        return " ".join(
+            f"{name}=({_inline(item)})" if isinstance(item, dict | list) else f"{name}={item}" for name, item in parts
+        )
+    if isinstance(value, list):
+        return "; ".join(_inline(item) for item in value)
+    return "none" if value is None else str(value)
 
 
 @cli.command()

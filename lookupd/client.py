@@ -86,8 +86,9 @@ class LookupClient:
 
     async def _ask(self, question: str | list[str], asked: list[str]) -> list[AnswerView]:
         """Ask one server after another until one has a good answer."""
-        self._next_id = (self._next_id + 1) & 0xFFFF_FFFF
-        message = npq.encode_query(self._next_id, question, self._detail)
+        # Kept: while this question waits, others move _next_id on.
+        query_id = self._next_id = (self._next_id + 1) & 0xFFFF_FFFF
+        message = npq.encode_query(query_id, question, self._detail)
         loop = asyncio.get_running_loop()
         started = loop.time()
         schedule = self._schedule()
@@ -100,7 +101,7 @@ class LookupClient:
         try:
             while (passed := loop.time() - started) < self._timeout:
                 if link is not None and (passed >= next_at or not waiting):
-                    waiting.add(asyncio.ensure_future(link.ask(self._next_id, message)))
+                    waiting.add(asyncio.ensure_future(link.ask(query_id, message)))
                     next_at, link = next(schedule, (self._timeout, None))
                 if not waiting:
                     break

@@ -9,7 +9,7 @@ import difflib
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,7 +18,7 @@ from lookupd.errors import ConfigError
 from lookupd.numbering import Plan, load_plan
 from lookupd.units import Duration, Size, parse_duration, parse_size
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -162,14 +162,22 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from None
     try:
         _refuse_unknown_keys(tree, Config, "")
-        config = msgspec.convert(tree, Config, dec_hook=_convert)
+        if isinstance(tree.get("feed"), dict):
+            for name, feed in tree["feed"].items():  # msgspec names no key of a table that may have any key
+                _to_struct(feed, FeedSettings, f"feed.{name}.")
+        config = _to_struct(tree, Config, "")
         _check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$")
-        raise ConfigError(f"{path}: {where.strip('.`') or 'file'}: {reason}") from None
     return config
+
+
+def _to_struct(tree: Any, struct: type[Settings], where: str) -> Settings:
+    try:
+        return msgspec.convert(tree, struct, dec_hook=_convert)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        raise ConfigError(f"{(where + place.strip('.`')).strip('.') or 'file'}: {reason}") from None
 
 
 def _convert(wanted: type, value: Any) -> Any:
@@ -195,7 +203,7 @@ def _refuse_unknown_keys(tree: Any, struct: Any, where: str) -> None:
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
         for name, value in tree.items():
             if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+                near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(fields))}"
                 raise ConfigError(f"{where}{name}: unknown key; {hint}")
             _refuse_unknown_keys(value, fields[name], f"{where}{name}.")

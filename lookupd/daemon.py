@@ -9,6 +9,9 @@ import asyncio
 import signal
 import time
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from lookupd import fastpath
 from lookupd.access import Access
@@ -49,6 +52,7 @@ class Daemon:
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
         self._draining = False
+        self._failure: BaseException | None = None
         self._reload_lock = asyncio.Lock()
         self._store_trouble: str | None = None
         self._readers_checked_at = time.monotonic()
@@ -58,6 +62,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises ConfigError if a listener cannot be had."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._fail)
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -67,7 +72,9 @@ class Daemon:
         try:
             await asyncio.wait([keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
             if keeper.done():
-                keeper.result()  # our own fault: end with the traceback, the supervisor starts anew
+                keeper.result()
+            if self._failure is not None:
+                raise self._failure
         finally:
             keeper.cancel()
             stopping.cancel()
@@ -81,12 +88,27 @@ class Daemon:
         await self._open_listeners(self.config)
         self.begin_batch()
         self._tell_readiness()
-        served = " ".join(f"{dialect}={endpoint}" for dialect, endpoint in self.listeners)
+        served = " ".join(
+            f"{dialect}={msgspec.structs.replace(endpoint, port=listener.port)}"
+            for (dialect, endpoint), listener in self.listeners.items()
+        )
         log("serving", engine=fastpath.ENGINE, replica=self.config.replica.name, listen=served or "nothing")
 
     def stop(self) -> None:
         """End `run` in good order."""
         self._stopping.set()
+
+    def _fail(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What escapes a callback is our own fault: end, with the traceback; the supervisor starts anew.
+
+        A peer's trouble arrives here as an OSError, or without an exception, and is no reason to end.
+        """
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            return
+        log("failed", message=context.get("message"), error=repr(error))
+        self._failure = error
+        self.stop()
 
     async def close(self) -> None:
         """Take no more questions, answer those that have arrived, close everything."""

@@ -6,10 +6,10 @@ Knows no dialect, no socket and no clock: the caller says when it is.
 from __future__ import annotations
 
 from lookupd.errors import StoreError
-from lookupd.model import Answer, Outcome, Route, UnixSeconds
+from lookupd.model import TN, Answer, Outcome, Route, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.store.reader import Reader
-from lookupd.store.schema import RESTRICTED, ROUTE_MASK
+from lookupd.store.schema import RESTRICTED, ROUTE_MASK, State
 
 SERIAL_MASK = 0xFFFF_FFFF
 
@@ -29,7 +29,9 @@ class Engine:
         self.age_seconds: int | None = None
         self.usable = False
         self.reason = "no store is open"
-        self.damaged_total = 0
+        self.unreadable_total = 0
+        self._state: State | None = None
+        self._confirmed_at: UnixSeconds | None = None
 
     def begin(self, now: UnixSeconds) -> None:
         """Pin the newest commit and judge whether its data may be answered from.
@@ -45,12 +47,14 @@ class Engine:
             self._unusable(str(error))
             return
         state = self.reader.state
-        self.serial = state.serial & SERIAL_MASK
-        if not state.feeds:
+        if state is not self._state:
+            self._state = state
+            self.serial = state.serial & SERIAL_MASK
+            self._confirmed_at = min((position.confirmed_at for position in state.feeds.values()), default=None)
+        if self._confirmed_at is None:
             self._unusable("no snapshot was loaded yet")
             return
-        confirmed_at = min(position.confirmed_at for position in state.feeds.values())
-        self.age_seconds = max(now - confirmed_at, 0)
+        self.age_seconds = max(now - self._confirmed_at, 0)
         self.usable = not self.stale_after or self.age_seconds <= self.stale_after
         self.reason = (
             "" if self.usable else f"data is {self.age_seconds} s old, limits.stale_after is {self.stale_after:g} s"
@@ -66,32 +70,38 @@ class Engine:
 
         Never raises for any text.
         """
-        tn = self.plan.read(asked)
-        if not self.usable or self.reader is None:
+        route: Route | None
+        digits = self.plan.digits(asked)
+        tn = None if digits is None else TN(int(digits))
+        reader = self.reader
+        if not self.usable or reader is None:
             return Answer(asked, tn, Outcome.UNAVAILABLE, None, False, self.serial, self.age_seconds)
-        if tn is None:
+        if digits is None or tn is None:
             return Answer(asked, None, Outcome.NOT_PORTABLE, None, False, self.serial, self.age_seconds)
-        route: Route | None = None
         try:
-            entry = self.reader.entry(tn)
-            if entry & ROUTE_MASK:
-                outcome = Outcome.PORTED
-                route = self.reader.route(entry & ROUTE_MASK)
+            entry = reader.entry(tn)
+            route_id = entry & ROUTE_MASK
+            if route_id:
+                outcome, route = Outcome.PORTED, reader.route(route_id)
             else:
-                kind = self.plan.kind(tn)
-                in_plan = self.plan.covers(tn)
-                outcome = Outcome.NOT_PORTABLE
-                # A number of another country has no kind here; the ranges table may know it all the same.
-                if (kind is not None and kind.portable) or not in_plan:
-                    held = self.reader.range_holder(tn)
-                    if held is not None:
-                        outcome, route = Outcome.NOT_PORTED, self.reader.route(held[1])
-                    elif in_plan:
-                        outcome = Outcome.NOT_ALLOCATED
+                outcome, route = self._resolve_unported(reader, digits)
         except StoreError:  # a damaged block, or a route that is missing: never served as an answer
-            self.damaged_total += 1
+            self.unreadable_total += 1
             return Answer(asked, tn, Outcome.UNAVAILABLE, None, False, self.serial, self.age_seconds)
         return Answer(asked, tn, outcome, route, entry & RESTRICTED != 0, self.serial, self.age_seconds)
+
+    def _resolve_unported(self, reader: Reader, digits: str) -> tuple[Outcome, Route | None]:
+        kind = self.plan.kind_of(digits)
+        if kind is None:
+            # A number of another country has no kind here; the ranges table may know it all the same.
+            if self.plan.covers(digits):
+                return Outcome.NOT_PORTABLE, None
+        elif not kind.portable:
+            return Outcome.NOT_PORTABLE, None
+        held = reader.range_holder(digits)
+        if held is not None:
+            return Outcome.NOT_PORTED, reader.route(held[1])
+        return Outcome.NOT_ALLOCATED if kind is not None else Outcome.NOT_PORTABLE, None
 
     def refuse(self, asked: str) -> Answer:
         """The answer to a client that is over its rate."""

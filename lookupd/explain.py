@@ -46,7 +46,7 @@ def explain(engine: Engine, asked: str) -> dict[str, Any]:
         steps["block"] = block
         steps["offset"] = offset
         steps |= _entry_steps(engine, tn)
-        held = reader.range_holder(tn)
+        held = reader.range_holder(str(tn))
         steps["range"] = None
         if held is not None:
             steps["range"] = {"prefix": held[0], "holder": _route(reader.route(held[1]))}
@@ -61,7 +61,8 @@ def explain(engine: Engine, asked: str) -> dict[str, Any]:
         ]
         steps["history"] = [_history(serial, entry) for serial, entry in reader.history(tn, HISTORY_ENTRIES)]
     answer = engine.resolve(asked if tn is None else str(tn))
-    steps["reason"] = engine.reason or None
+    if engine.reason:
+        steps["reason"] = engine.reason
     steps["answer"] = msgspec.structs.asdict(view(answer)) | ({"number": asked} if tn is None else {})
     return steps
 

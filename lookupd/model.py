@@ -53,14 +53,13 @@ DROP_REASONS = (
     "unavailable",
     "no_room",
     "unsent",
-    "internal",
 )
 """Why a query got no answer; the closed set of a metric's label.
 
 malformed: bytes that are not a message of the dialect. not_a_query: an answer, or a version or form that
 is not served. too_long: over the dialect's bound. late: the client has given up. unavailable: the dialect
 stays silent rather than answer from no data or damaged data. no_room: a batch's tail that did not fit.
-unsent: the kernel refused the answer. internal: cannot happen, and is counted if it does.
+unsent: the kernel refused the answer.
 """
 
 

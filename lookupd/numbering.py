@@ -65,9 +65,9 @@ class Plan:
         # Only a trunk prefix that starts with 0 can be told from the start of an E.164 number.
         self._reads_national = trunk_prefix[:1] == "0"
 
-    def _index(self) -> dict[int, tuple[tuple[int, int, Kind], ...]]:
-        """Digits of the whole number -> (divisor, leading digits, kind), longest prefix first."""
-        rows: dict[int, list[tuple[int, int, Kind]]] = {}
+    def _index(self) -> dict[int, tuple[tuple[int, dict[str, Kind]], ...]]:
+        """Digits of the whole number -> prefix length -> prefix -> kind, the longest prefixes first."""
+        index: dict[int, dict[int, dict[str, Kind]]] = {}
         for kind in self.kinds or (self.GENERIC,):
             for length in kind.lengths:
                 digits = len(self.country_code) + length
@@ -75,11 +75,11 @@ class Plan:
                     continue
                 for prefix in kind.prefixes:
                     head = self.country_code + prefix
-                    rows.setdefault(digits, []).append((10 ** (digits - len(head)), int(head), kind))
-        return {digits: tuple(sorted(row, key=lambda r: r[0])) for digits, row in rows.items()}
+                    index.setdefault(digits, {}).setdefault(len(head), {})[head] = kind
+        return {digits: tuple(sorted(heads.items(), reverse=True)) for digits, heads in index.items()}
 
-    def read(self, dialled: str) -> TN | None:
-        """The number in E.164 form, or None if `dialled` is no such thing.
+    def digits(self, dialled: str) -> str | None:
+        """The number's E.164 digits, or None if `dialled` is no such number.
 
         dialled: ASCII digits; a leading `+`, or the trunk prefix of a national number, may stand before
         them. No separators: `read_text` takes those.
@@ -89,9 +89,14 @@ class Plan:
         elif dialled[:1] == "0" and self._reads_national and dialled.startswith(self.trunk_prefix):
             dialled = self.country_code + dialled[len(self.trunk_prefix) :]
         # Fewer digits are a short code; a zero first, after `+` or in a plan without national form, is nothing.
-        if not (TN_DIGITS_MIN <= len(dialled) <= E164_DIGITS_MAX and dialled.isascii() and dialled.isdigit()):
-            return None
-        return TN(int(dialled)) if dialled[0] != "0" else None
+        if TN_DIGITS_MIN <= len(dialled) <= E164_DIGITS_MAX and dialled.isascii() and dialled.isdigit():
+            return dialled if dialled[0] != "0" else None
+        return None
+
+    def read(self, dialled: str) -> TN | None:
+        """The number in E.164 form, or None; see `digits`."""
+        digits = self.digits(dialled)
+        return None if digits is None else TN(int(digits))
 
     def read_text(self, text: str) -> TN | None:
         """The same for what a person writes: `+886 912-345-678`, `(02) 2345-6789`."""
@@ -99,16 +104,21 @@ class Plan:
             return None
         return self.read(strip_separators(text))
 
-    def kind(self, tn: TN) -> Kind | None:
-        """The kind of a number of this country; None for a short code, a wrong length, another country."""
-        for divisor, head, kind in self._kinds_by_length.get(len(str(tn)), ()):
-            if tn // divisor == head:
+    def kind_of(self, digits: str) -> Kind | None:
+        """The kind of a number of this country; None for a wrong length, or another country's."""
+        for length, kinds in self._kinds_by_length.get(len(digits), ()):
+            kind = kinds.get(digits[:length])
+            if kind is not None:
                 return kind
         return None
 
-    def covers(self, tn: TN) -> bool:
+    def kind(self, tn: TN) -> Kind | None:
+        """The same, of a number as the store knows it."""
+        return self.kind_of(str(tn))
+
+    def covers(self, digits: str) -> bool:
         """Whether the number starts with this plan's country code."""
-        return str(tn).startswith(self.country_code)
+        return digits.startswith(self.country_code)
 
 
 def load_plan(country_code: str, file: Path | None = None) -> Plan:

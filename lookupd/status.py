@@ -90,7 +90,8 @@ def _ask_daemon(config: Config) -> str | None:
     if config.listen.http is None:
         return None
     try:
-        with urllib.request.urlopen(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
+        directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with directly.open(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
             return str(reply.read(200).decode("utf-8", "replace").strip())
     except urllib.error.HTTPError as error:
         with error:

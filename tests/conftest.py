@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from loader.apply import Result, apply_delta, apply_snapshot
 from loader.files import identify
@@ -122,6 +124,13 @@ def _now(now: int | None) -> UnixSeconds:
     return UnixSeconds(int(time.time()) if now is None else now)
 
 
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that `lookupd serve` runs on."""
+    policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
+    return policy
+
+
 @pytest.fixture
 def workbench(tmp_path: Path) -> Workbench:
     """An empty workbench."""
@@ -163,11 +172,18 @@ async def serve(config_path: Path) -> AsyncIterator[Served]:
         await daemon.close()
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Free for UDP and TCP, and not of the range that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+        ):
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

@@ -9,9 +9,7 @@ from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
 
 UNKNOWN_CLIENT, RATE = range(len(REFUSE_REASONS))
 DROP = {reason: at for at, reason in enumerate(DROP_REASONS)}
-LATE, UNAVAILABLE, NO_ROOM, UNSENT, INTERNAL = (
-    DROP[reason] for reason in ("late", "unavailable", "no_room", "unsent", "internal")
-)
+LATE, UNAVAILABLE, NO_ROOM, UNSENT = (DROP[reason] for reason in ("late", "unavailable", "no_room", "unsent"))
 
 
 class QueryCounters:
@@ -36,7 +34,7 @@ class QueryCounters:
 CLOSE_REASONS = ("peer", "idle", "slow", "frame_too_long", "drain")
 """Why a connection ended; the closed set of a metric's label."""
 
-REJECT_REASONS = ("unknown_client", "too_many", "too_many_from_source")
+REJECT_REASONS = ("unknown_client", "gone", "too_many", "too_many_from_source")
 """Why a connection was not taken."""
 
 

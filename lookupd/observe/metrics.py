@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from lookupd import __version__
 from lookupd.engine import Engine
+from lookupd.errors import StoreError
 from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
 from lookupd.observe.counters import ConnectionCounters, QueryCounters
 
@@ -111,12 +112,15 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "lookupd_store_unreadable_entries",
             "Queries that met a damaged block.",
-            self._engine.damaged_total,
+            self._engine.unreadable_total,
         )
         if reader is None:
             return
+        try:
+            sizes = reader.sizes()
+        except StoreError:
+            return  # `lookupd_ready` is 0 and the log says why
         state = reader.state
-        sizes = reader.sizes()
         for name, help_text, value in (
             ("serial", "Serial of the newest commit seen.", self._engine.serial),
             ("ported_numbers", "Numbers with a route of their own.", state.ported),

@@ -40,6 +40,10 @@ ERROR_TEXTS: Final = {
     ERROR_TOO_MANY: f"1 to {NPQ_NUMBERS_MAX} numbers in a query",
 }
 
+FIXARRAY_MAX: Final = 15
+ARRAY16_MORE_BYTES: Final = 2
+"""MessagePack: the head of an array of more than 15 elements is three bytes instead of one."""
+
 FRAME_HEADER = struct.Struct(">I")
 
 Number = Annotated[str, msgspec.Meta(max_length=NUMBER_CHARS_MAX)] | Annotated[int, msgspec.Meta(ge=0)]
@@ -68,16 +72,26 @@ class NpqAnswer(msgspec.Struct, frozen=True, array_like=True):
     results: list[Any] = []
 
 
+class _Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What queries of every version begin with."""
+
+    version: int
+    kind: int
+    id: msgspec.Raw
+
+
 class QueryRefused(ProtocolError):
     """A query that gets an error message. id: None when it could not be read."""
 
     def __init__(self, query_id: int | None, code: int) -> None:
-        super().__init__("malformed")
+        super().__init__("not_a_query" if code == ERROR_VERSION else "malformed")
         self.query_id = query_id
         self.code = code
 
 
 _decode_query = msgspec.msgpack.Decoder(NpqQuery).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode_id = msgspec.msgpack.Decoder(QueryId).decode
 _decode_answer = msgspec.msgpack.Decoder(NpqAnswer).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -86,7 +100,7 @@ def decode_query(message: bytes) -> NpqQuery:
     """Read one query message.
 
     Raises QueryRefused if it can be told what is wrong (another version, too many numbers), ProtocolError
-    `malformed` if it is no message of ours, `not_a_query` if it is an answer. No other error escapes.
+    `malformed` if it is no message of ours, `not_a_query` if it is of another kind. No other error escapes.
     """
     try:
         query = _decode_query(message)
@@ -102,15 +116,22 @@ def decode_query(message: bytes) -> NpqQuery:
 
 
 def _why(message: bytes) -> ProtocolError:
-    """A version that we do not know may have another layout: look at the first elements alone."""
+    """A version that we do not know may have another layout: look at the first elements alone.
+
+    The others are skipped, not built: a dict of keys chosen to collide would cost seconds.
+    """
     try:
-        parts = msgspec.msgpack.decode(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError):
+        head = _decode_head(message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ProtocolError("malformed")
-    if not isinstance(parts, list) or len(parts) < 3 or type(parts[0]) is not int or parts[1] != QUERY:
-        return ProtocolError("malformed")
-    query_id = parts[2] if type(parts[2]) is int and 0 <= parts[2] <= 0xFFFF_FFFF else None
-    return QueryRefused(query_id, ERROR_MALFORMED if parts[0] == VERSION else ERROR_VERSION)
+    if head.kind != QUERY:
+        return ProtocolError("not_a_query")
+    query_id: int | None
+    try:
+        query_id = _decode_id(head.id)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        query_id = None
+    return QueryRefused(query_id, ERROR_MALFORMED if head.version == VERSION else ERROR_VERSION)
 
 
 def numbers_of(query: NpqQuery) -> list[str]:
@@ -130,11 +151,11 @@ def encode_answer(query: NpqQuery, answers: list[Answer], bytes_max: int) -> tup
     message = _encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, results[0] if single else results))
     if len(message) <= bytes_max or single:
         return message, len(results)
-    room = bytes_max - len(_encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, []))) - 4
+    room = bytes_max - len(_encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, [])))
     held = 0
     for result in results:
         room -= len(_encode(result))
-        if room < 0:
+        if room < (0 if held < FIXARRAY_MAX else ARRAY16_MORE_BYTES):
             break
         held += 1
     return _encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, results[:held])), held

@@ -6,6 +6,7 @@ A Reader belongs to one thread. What it returns is owned by the caller; nothing 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,7 @@ class Reader:
             self.state = State()
             self.damaged: set[int] = set()
             self.routes: list[Route | None] = [None]
-            self._ranges: tuple[tuple[int, dict[int, int]], ...] = ()
+            self._ranges: tuple[tuple[int, dict[str, int]], ...] = ()
             self._load_state()
         except BaseException:
             if self._owns_environment:
@@ -91,16 +92,25 @@ class Reader:
     # -- pinning -----------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Move to the newest commit. Answers of one batch come from one state: call once per batch."""
+        """Move to the newest commit. Answers of one batch come from one state: call once per batch.
+
+        Raises StoreError; nothing may be read until a later pin succeeds.
+        """
         self._transaction.abort()
         try:
-            self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
-        except lmdb.MapResizedError:
-            self._environment.set_mapsize(0)  # the writer's map has grown: take its size
-            self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
+            self._transaction = self._begin()
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from None
         self._get = self._transaction.get
         if self._transaction.id() != self._version:
             self._load_state()
+
+    def _begin(self) -> lmdb.Transaction[memoryview]:
+        try:
+            return self._environment.begin(db=self._handles["blocks"], buffers=True)
+        except lmdb.MapResizedError:
+            self._environment.set_mapsize(0)  # the writer's map has grown: take its size
+            return self._environment.begin(db=self._handles["blocks"], buffers=True)
 
     def _load_state(self) -> None:
         tables = self.state.tables
@@ -112,19 +122,21 @@ class Reader:
             self.state = State() if stored is None else decode_state(stored)
             if first or self.state.tables != tables:
                 self._load_tables()
-        except msgspec.MsgspecError as error:
-            raise StoreError(f"{self.path}: the store's state is damaged: {error}; restore it") from None
+        except (lmdb.Error, msgspec.MsgspecError, struct.error, ValueError) as error:
+            self._version = -1
+            raise StoreError(f"{self.path}: the store's state or tables are damaged: {error}; restore it") from None
 
     def _load_tables(self) -> None:
         self.routes = [record.route() if record else None for record in self.route_records()]
-        by_digits: dict[int, dict[int, int]] = {}
+        by_length: dict[int, dict[str, int]] = {}
         for prefix, route_id in self.ranges():
-            by_digits.setdefault(len(prefix), {})[int(prefix)] = route_id
-        self._ranges = tuple(sorted(by_digits.items(), reverse=True))
+            by_length.setdefault(len(prefix), {})[prefix] = route_id
+        self._ranges = tuple(sorted(by_length.items(), reverse=True))
 
     def replaced(self) -> bool:
         """Whether another store lies at our path now, such as a restored one: open that one then."""
-        return self._identity() != self._file
+        found = self._identity()
+        return found is not None and found != self._file
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -141,7 +153,10 @@ class Reader:
         Raises DamagedBlock when the block's bytes are not those that were written.
         """
         block, offset = divmod(tn, NUMBERS_PER_BLOCK)
-        value = self._get(BLOCK_KEY.pack(block))
+        try:
+            value = self._get(BLOCK_KEY.pack(block))
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}: restore the store") from None
         if value is None:
             return 0
         if not block_is_sound(block, value):
@@ -157,12 +172,12 @@ class Reader:
             raise StoreError(f"{self.path}: route {route_id} is missing: load networks and the last snapshot again")
         return route
 
-    def range_holder(self, tn: TN) -> tuple[str, int] | None:
-        """The longest prefix in the ranges table that the number starts with, and its route id."""
-        text = str(tn)
-        for digits, prefixes in self._ranges:
-            if len(text) >= digits and (route_id := prefixes.get(int(text[:digits]))) is not None:
-                return text[:digits], route_id
+    def range_holder(self, digits: str) -> tuple[str, int] | None:
+        """The longest prefix in the ranges table that the number starts with, and its holder's route id."""
+        for length, prefixes in self._ranges:
+            route_id = prefixes.get(digits[:length])
+            if route_id is not None:
+                return digits[:length], route_id
         return None
 
     # -- the cold column and the tables ------------------------------------------------------------------
@@ -247,6 +262,12 @@ class Reader:
 
     def sizes(self) -> dict[str, int]:
         """Bytes by database, of the file, and reader slots in use: for status and metrics."""
+        try:
+            return self._sizes()
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from None
+
+    def _sizes(self) -> dict[str, int]:
         page = self._environment.stat()["psize"]
         sizes = {}
         for name, handle in self._handles.items():

@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -149,22 +149,31 @@ class Writer:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Our own lock around LMDB's, which would wait without end and without a word."""
-        with open(self.path / "writer.lock", "a+", encoding="ascii") as file:
-            until = time.monotonic() + self._wait
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        file.seek(0)
-                        holder = file.read(20).strip() or "unknown"
-                        raise StoreError(f"{self.path}: process {holder} is writing: wait for it, or end it") from None
-                    time.sleep(0.02)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+        path = self.path / "writer.lock"
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from None
+        try:
+            self._wait_for_lock(file)
+            with suppress(OSError):  # on a full disk only the holder's name is missing
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
             yield
+        finally:
+            os.close(file)
+
+    def _wait_for_lock(self, file: int) -> None:
+        until = time.monotonic() + self._wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise StoreError(f"{self.path}: process {holder} is writing: wait for it, or end it") from None
+                time.sleep(0.02)
 
 
 class _Block:

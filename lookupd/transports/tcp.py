@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import cast
 
 from lookupd.access import Access, Client
 from lookupd.fastpath.batch import Responder
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._blocked = False
         self._closing = False
+        self._at_end = False
         self._reason = "peer"
         self._since = 0.0
         self._deadline = CONNECTION_IDLE_SECONDS
@@ -113,13 +115,15 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, or end it at once and count why."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's own class, which does not derive from it
         listener = self._listener
         peer = transport.get_extra_info("peername")
         self._host = peer[0] if peer else ""
         self._client = listener.access.find(self._host) if peer else None
         rejected = None
-        if self._client is None:
+        if not peer:
+            rejected = "gone"  # reset before it was taken
+        elif self._client is None:
             rejected = "unknown_client"
         elif len(listener.connections) >= CONNECTIONS_MAX:
             rejected = "too_many"
@@ -157,8 +161,11 @@ class Connection(asyncio.Protocol):
         self._serve_frames()
 
     def eof_received(self) -> bool:
-        """The peer asks no more: answers still leave, then the connection ends."""
-        return False
+        """The peer asks no more: what it asked is still answered, then the connection ends."""
+        self._at_end = True
+        if not self._blocked:
+            self.close("peer")
+        return True
 
     def pause_writing(self) -> None:
         """The peer takes no answers."""
@@ -194,6 +201,9 @@ class Connection(asyncio.Protocol):
             at = end
         del received[:at]
         if self._blocked or self._closing:
+            return
+        if self._at_end:
+            self.close("peer")
             return
         # A frame's time starts with its first byte; more bytes of it do not start it again.
         if at or not received or self._deadline != FRAME_SECONDS:

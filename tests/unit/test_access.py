@@ -1,0 +1,54 @@
+"""The clients list: who is found, and what a rate allows."""
+
+from __future__ import annotations
+
+from lookupd.access import Access, Client
+from lookupd.config import ClientSettings
+from lookupd.limits import SOURCES_CACHED_MAX
+
+
+def test_first_entry_that_holds_the_address_wins() -> None:
+    access = Access(
+        (
+            ClientSettings(name="one", sources=("192.0.2.7/32", "2001:db8::/32")),
+            ClientSettings(name="all", sources=("192.0.2.0/24",)),
+        )
+    )
+    for host, name in (
+        ("192.0.2.7", "one"),
+        ("192.0.2.8", "all"),
+        ("2001:db8::1", "one"),
+        ("192.0.3.1", None),
+        ("::1", None),
+        ("fe80::1%eth0", None),
+    ):
+        for _ in range(2):  # the second time from memory
+            client = access.find(host)
+            assert (client and client.name) == name
+
+
+def test_forged_sources_do_not_fill_the_memory() -> None:
+    access = Access((ClientSettings(name="a", sources=("10.0.0.0/8",)),))
+    for at in range(SOURCES_CACHED_MAX + 10):
+        access.find(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}")
+    assert len(access._found) <= SOURCES_CACHED_MAX
+
+
+def test_rate_allows_a_second_at_once_and_then_a_steady_stream() -> None:
+    client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
+    assert sum(client.take(1, 100.0) for _ in range(25)) == 10
+    assert not client.take(1, 100.05)
+    assert client.take(1, 100.2)
+    assert sum(client.take(1, 200.0) for _ in range(25)) == 10
+
+
+def test_batch_over_a_seconds_allowance_needs_a_full_bucket_and_leaves_a_debt() -> None:
+    client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
+    assert client.take(30, 100.0)
+    assert not client.take(1, 101.9)
+    assert client.take(1, 102.2)
+
+
+def test_no_rate_is_no_limit() -> None:
+    client = Client(ClientSettings(name="a", sources=("::1",)))
+    assert all(client.take(1000, 1.0) for _ in range(1000))

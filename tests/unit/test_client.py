@@ -1,0 +1,190 @@
+"""The client library against real daemons, and against servers that are silent, gone or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from lookupd.client import LookupClient, NoAnswer
+from lookupd.errors import LookupdError
+from lookupd.protocols import npq
+from tests.conftest import Workbench, free_port, run_cli, run_daemon, serve
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_answers_come_in_the_order_asked(loaded: Workbench, transport: str) -> None:
+    async with serve(loaded.config()) as served:
+        url = f"{transport}://127.0.0.1:{served.port('npq', transport)}"
+        async with LookupClient([url]) as client:
+            answer = await client.query("0912345678")
+            assert (answer.number, answer.outcome, answer.operator) == ("+886912345678", "ported", "Beta Mobile")
+            numbers = ["886912345678", "110", "886931111111"] * 500
+            answers = await client.query_many(numbers)
+            assert [a.outcome for a in answers] == ["ported", "not_portable", "not_allocated"] * 500
+            assert [a.number for a in answers[:3]] == ["+886912345678", "110", "+886931111111"]
+            many = await asyncio.gather(*(client.query(number) for number in numbers[:300]))
+            assert many == answers[:300]
+
+
+async def test_silent_server_is_hedged_by_the_second(loaded: Workbench) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        async with serve(loaded.config()) as served:
+            urls = [f"udp://127.0.0.1:{silent.getsockname()[1]}", f"udp://127.0.0.1:{served.port('npq', 'udp')}"]
+            async with LookupClient(urls, timeout=2, hedge=0.05) as client:
+                started = time.monotonic()
+                assert (await client.query("886912345678")).outcome == "ported"
+                assert 0.05 <= time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_dead_server_costs_no_waiting(loaded: Workbench, transport: str) -> None:
+    async with serve(loaded.config()) as served:
+        dead = f"{transport}://127.0.0.1:{free_port()}"
+        async with LookupClient([dead, f"udp://127.0.0.1:{served.port('npq', 'udp')}"], timeout=5, hedge=4) as client:
+            started = time.monotonic()
+            assert (await client.query("886912345678")).outcome == "ported"
+            assert time.monotonic() - started < 3
+
+
+async def test_answer_from_data_is_preferred_to_unavailable(loaded: Workbench, tmp_path: Path) -> None:
+    empty = Workbench(tmp_path / "empty")
+    empty.folder.mkdir()
+    async with serve(loaded.config()) as full, serve(empty.config()) as nothing:
+        urls = [f"udp://127.0.0.1:{served.port('npq', 'udp')}" for served in (nothing, full)]
+        async with LookupClient(urls, hedge=0.01) as client:
+            assert (await client.query("886912345678")).outcome == "ported"
+        async with LookupClient(urls[:1], timeout=0.2) as client:
+            assert (await client.query("886912345678")).outcome == "unavailable"
+
+
+async def test_lost_datagram_is_asked_again() -> None:
+    loop = asyncio.get_running_loop()
+
+    class Lossy(asyncio.DatagramProtocol):
+        seen = 0
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: asyncio.DatagramTransport = transport  # type: ignore[assignment]
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            self.seen += 1
+            if self.seen == 1:
+                return
+            query = npq.decode_query(data)
+            self.transport.sendto(b"junk", addr)
+            wrong = npq._encode((1, 1, query.id ^ 1, 1, 1, (0, "9", None, 0)))
+            self.transport.sendto(wrong, addr)
+            self.transport.sendto(npq._encode((1, 1, query.id, 1, 1, (0, "1402", None, 0))), addr)
+
+    transport, lossy = await loop.create_datagram_endpoint(Lossy, local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    async with LookupClient([f"udp://127.0.0.1:{port}"], timeout=0.6) as client:
+        answer = await client.query("886912345678")
+    assert (answer.network_code, lossy.seen) == ("1402", 2)
+    transport.close()
+
+
+async def test_connection_that_broke_is_opened_again(loaded: Workbench) -> None:
+    async with (
+        serve(loaded.config()) as served,
+        LookupClient([f"tcp://127.0.0.1:{served.port('npq', 'tcp')}"]) as client,
+    ):
+        assert (await client.query("110")).outcome == "not_portable"
+        for listener in served.daemon.listeners.values():
+            for connection in list(getattr(listener, "connections", ())):
+                connection.abort("idle")
+        await asyncio.sleep(0.05)
+        assert (await client.query("110")).outcome == "not_portable"
+
+
+async def test_silence_raises_within_the_timeout() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"udp://127.0.0.1:{silent.getsockname()[1]}"
+        async with LookupClient([url], timeout=0.2) as client:
+            started = time.monotonic()
+            with pytest.raises(NoAnswer, match=r"no answer within 0\.2 s"):
+                await client.query("886912345678")
+            assert 0.15 < time.monotonic() - started < 1
+            await asyncio.sleep(0.01)
+            assert all(not link._waiting for link in client._links)
+
+
+@pytest.mark.parametrize("server", ["", "udp://localhost:1", "http://127.0.0.1:1", "127.0.0.1:1"])
+def test_badly_written_server_is_named(server: str) -> None:
+    with pytest.raises(LookupdError, match="server"):
+        LookupClient([server])
+
+
+def test_query_command_asks_a_daemon_or_reads_the_store(loaded: Workbench) -> None:
+    port = free_port()
+    config = loaded.config(listen=f'npq = ["udp://127.0.0.1:{port}"]')
+    with run_daemon(config):
+        asked = run_cli("lookupd.cli", "query", "0912-345-678", "110", "--server", f"udp://127.0.0.1:{port}", "--json")
+    read = run_cli("lookupd.cli", "query", "0912-345-678", "110", "--config", config, "--json")
+    assert asked.returncode == read.returncode == 0
+    assert '"number": "+886912345678", "outcome": "ported", "network_code": "1402"' in asked.stdout
+    ageless = [line.partition('"age_seconds"')[0] for line in asked.stdout.splitlines()]
+    assert ageless == [line.partition('"age_seconds"')[0] for line in read.stdout.splitlines()]
+    gone = run_cli("lookupd.cli", "query", "110", "--server", f"udp://127.0.0.1:{port}", "--timeout", "0.2")
+    assert gone.returncode == 1
+    assert gone.stderr.count("\n") == 1
+    assert run_cli("lookupd.cli", "query", "110", "--server", "udp://x", "--store", loaded.store).returncode == 2
+
+
+def test_explain_shows_every_step_and_the_history(loaded: Workbench) -> None:
+    import json
+
+    loaded.delta(
+        {"kind": "port", "tn": "886912345600", "tn_to": "886912345699", "recipient": "1403", "ref": "A-17"},
+        {"kind": "port", "tn": "886912345678", "recipient": "1401", "effective_at": "2099-01-01T00:00:00Z"},
+        sequence=2,
+    )
+    result = run_cli("lookupd.cli", "explain", "0912 345 678", "--store", loaded.store, "--json")
+    steps = json.loads(result.stdout)
+    assert steps["number"] == "+886912345678"
+    assert (steps["kind"], steps["block"], steps["offset"]) == ("mobile", 886912345, 678)
+    assert steps["route"]["network_code"] == "1403"
+    assert steps["range"] == {"prefix": "886912", "holder": steps["route"]}
+    assert steps["ported"]["sequence"] == 2
+    assert [entry["kind"] for entry in steps["history"]] == ["scheduled", "port"]
+    assert steps["history"][1]["ref"] == "A-17"
+    assert steps["history"][1]["old"][0]["network_code"] == "1402"
+    assert steps["pending"][0]["effective_at"] == "2099-01-01T00:00:00Z"
+    assert steps["answer"]["outcome"] == "ported"
+    for asked in ("110", "886931111111", "nonsense", "886911111111"):
+        assert run_cli("lookupd.cli", "explain", asked, "--store", loaded.store).returncode == 0
+
+
+def test_status_tells_what_the_store_holds(loaded: Workbench) -> None:
+    import json
+
+    found = json.loads(run_cli("lookupd.cli", "status", "--store", loaded.store, "--json").stdout)
+    assert (found["ported"], found["serial"], found["routes"], found["ranges"]) == (4, 3, 4, 4)
+    assert found["feeds"][0]["feed"] == "main"
+    port = free_port()
+    config = loaded.config(listen=f'http = "http://127.0.0.1:{port}"')
+    assert "no answer" in run_cli("lookupd.cli", "status", "--config", config).stdout
+    with run_daemon(config):
+        assert "daemon   ready" in run_cli("lookupd.cli", "status", "--config", config).stdout
+    missing = run_cli("lookupd.cli", "status", "--store", loaded.folder / "none")
+    assert missing.returncode == 1
+    assert "no store here" in missing.stderr
+
+
+@pytest.mark.parametrize("module", ["lookupd.cli", "loader.cli"])
+def test_every_command_has_help_with_an_example(module: str) -> None:
+    import importlib
+
+    from click.testing import CliRunner
+
+    cli = importlib.import_module(module).cli
+    for name in cli.commands:
+        help_text = CliRunner().invoke(cli, [name, "--help"]).output
+        assert "Example" in help_text, name
+        assert name == "serve" or "--json" in help_text, name

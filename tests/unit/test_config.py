@@ -1,0 +1,193 @@
+"""The configuration file: what is accepted, what is refused and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lookupd.config import Config, parse_endpoint, read_config, warnings
+from lookupd.errors import ConfigError
+from lookupd.units import format_time, parse_duration, parse_size, parse_time
+from tests.conftest import run_cli
+
+WHOLE = """
+[replica]
+name = "a"
+[store]
+path = "/var/lib/lookupd/a"
+map_size = "64GiB"
+[plan]
+country_code = "886"
+[listen]
+npq  = ["udp://127.0.0.1:4700", "tcp://127.0.0.1:4700"]
+pdb  = ["udp://127.0.0.1:5574"]
+http = "http://127.0.0.1:9474"
+[pdb]
+legacy = false
+unmapped_carrier_id = 999
+[engine]
+udp = "auto"
+[[client]]
+name = "local"
+account = "noc"
+sources = ["127.0.0.0/8", "::1/128"]
+queries_per_second = 10
+[limits]
+port = "1h"
+return = "12h"
+history = "184d"
+stale_after = "90m"
+[feed.main]
+source = "dir:///var/lib/lookupd/feed"
+format = "lookupd"
+public_key = ""
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "lookupd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_whole_file_is_read(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, WHOLE))
+    assert config.store.map_size == 64 << 30
+    assert config.limits.return_ == 12 * 3600
+    assert config.limits.stale_after == 5400
+    assert config.clients[0].account == "noc"
+    assert [str(endpoint) for _, endpoint in config.endpoints()] == [
+        "udp://127.0.0.1:4700",
+        "tcp://127.0.0.1:4700",
+        "udp://127.0.0.1:5574",
+        "http://127.0.0.1:9474",
+    ]
+
+
+def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, ""))
+    assert config == Config()
+    assert not config.endpoints()
+    assert config.clients[0].sources == ("127.0.0.0/8", "::1/128")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[store]\npaht = 'x'", "store.paht: unknown key; did you mean 'path'?"),
+        ("[stroe]", "stroe: unknown key; did you mean 'store'?"),
+        ("[[client]]\nname='a'\nsources=['::1']\nrate=1", "client[0].rate: unknown key; known keys: account"),
+        ("[feed.main]\nfromat='x'", "feed.main.fromat: unknown key; did you mean 'format'?"),
+        ("[feed.main]\nformat='npac'", "feed.main.format"),
+        ("[feed.main]\npublic_key='RW'", "feed.main.public_key: signatures are not checked"),
+        ("[store]\npath = 3", "store.path: Expected `str`"),
+        ("[store]\nmap_size = 3", "store.map_size: expected text with a unit"),
+        ("[store]\nmap_size = '3 GB'", "store.map_size: '3 GB' is no size"),
+        ("[store]\nmap_size = '1KiB'", "store.map_size: less than"),
+        ("[limits]\nport = '1 hour'", "limits.port: '1 hour' is no duration"),
+        ("[limits]\nhistory = '183d'", "limits.history: less than 184d"),
+        ("[plan]\ncountry_code = '0886'", "plan.country_code"),
+        ("[plan]\nfile = '/nonexistent'", "plan.file /nonexistent"),
+        ("[listen]\nnpq = ['udp://localhost:4700']", "listen.npq: udp://localhost:4700: 'localhost' is no address"),
+        ("[listen]\nnpq = ['http://127.0.0.1:1']", "listen.npq: http://127.0.0.1:1: served over udp and tcp"),
+        ("[listen]\npdb = ['tcp://127.0.0.1:1']", "listen.pdb: tcp://127.0.0.1:1: served over udp"),
+        ("[listen]\npdb = ['udp://[::1]:1']", "IPv4 only"),
+        ("[listen]\nnpq = ['udp://127.0.0.1']", "write it like"),
+        ("[listen]\nnpq = ['udp://127.0.0.1:99999']", "listen.npq"),
+        ("[listen]\nnpq = ['udp://127.0.0.1:5']\npdb = ['udp://127.0.0.1:5']", "named twice"),
+        ("[listen]\nenum = ['udp://127.0.0.1:5353']", "listen.enum: unknown key"),
+        ("[engine]\nudp = 'native'", "engine.udp"),
+        ("client = []", "client: nobody may ask"),
+        ("[[client]]\nname='a'\nsources=[]", "client[0].sources: empty"),
+        ("[[client]]\nname='a'\nsources=['10.0.0.1/8']", "client[0].sources: 10.0.0.1/8 has host bits set"),
+        ("[[client]]\nname='a'\nsources=['example']", "client[0].sources"),
+        ("[[client]]\nsources=['::1']", "name"),
+        ("[[client]]\nname='a'\nsources=['::1']\nqueries_per_second=-1", "queries_per_second"),
+        ("[[client]]\nname='a'\nsources=['::1']\n[[client]]\nname='a'\nsources=['::2']", "same name"),
+        ("[pdb]\nunmapped_carrier_id = 0", "pdb.unmapped_carrier_id"),
+        ("[store\npath", "line 1"),
+        ("\x00", "lookupd.toml"),
+    ],
+)
+def test_bad_file_is_refused_with_key_and_reason(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert says in str(caught.value)
+
+
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lookupd.toml"
+    path.write_bytes(b"# \xff")
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 2"):
+        read_config(path)
+
+
+def test_check_config_tells_by_its_exit_code(tmp_path: Path) -> None:
+    good = run_cli("lookupd.cli", "check-config", write(tmp_path, WHOLE))
+    assert good.returncode == 0
+    assert "no public_key" in good.stderr
+    bad = run_cli("lookupd.cli", "check-config", write(tmp_path, "[store]\nx=1"))
+    assert bad.returncode == 3
+    assert bad.stderr.count("\n") == 1
+    missing = run_cli("lookupd.cli", "check-config", tmp_path / "none.toml")
+    assert missing.returncode == 3
+    assert "No such file" in missing.stderr
+
+
+def test_deep_check_opens_the_store_and_binds(tmp_path: Path) -> None:
+    config = write(tmp_path, f'[store]\npath="{tmp_path}/none"\n[listen]\nnpq=["udp://127.0.0.1:0"]')
+    assert run_cli("lookupd.cli", "check-config", config).returncode == 0
+    deep = run_cli("lookupd.cli", "check-config", "--deep", config)
+    assert deep.returncode == 3
+    assert "no store here" in deep.stderr
+    config = write(tmp_path, '[listen]\nnpq=["udp://192.0.2.1:4700"]')  # not an address of this machine
+    deep = run_cli("lookupd.cli", "check-config", "--deep", config)
+    assert deep.returncode == 3
+    assert "udp://192.0.2.1:4700" in deep.stderr
+
+
+def test_second_looks_are_asked_for(tmp_path: Path) -> None:
+    assert "nothing is served" in warnings(read_config(write(tmp_path, "")))[0]
+    beyond = read_config(write(tmp_path, "[listen]\nnpq=['udp://0.0.0.0:4700']"))
+    assert "only loopback is answered" in warnings(beyond)[0]
+    wide = read_config(
+        write(tmp_path, "[listen]\nhttp='http://127.0.0.1:1'\n[[client]]\nname='a'\nsources=['0.0.0.0/0']")
+    )
+    assert "wider than a /8" in warnings(wide)[0]
+
+
+def test_endpoint_is_printed_as_it_is_written() -> None:
+    for url in ("udp://127.0.0.1:4700", "tcp://[::1]:4700", "http://127.0.0.1:0"):
+        assert str(parse_endpoint(url)) == url
+
+
+def test_units() -> None:
+    assert parse_duration("500ms") == 0.5
+    assert parse_duration("184d") == 184 * 86_400
+    assert parse_size("64GiB") == 64 << 30
+    for bad in ("", "1", "1.5h", "-1h", "1H", "1h ", "١h"):
+        with pytest.raises(ValueError, match="is no duration"):
+            parse_duration(bad)
+    assert parse_time("2026-03-01T09:00:00+08:00") == 1772326800
+    assert parse_time("2026-03-01t01:00:00.999z") == 1772326800
+    assert format_time(1772326800) == "2026-03-01T01:00:00Z"
+    assert format_time(None) is None
+    for bad in (
+        "2026-03-01T09:00:00",  # no offset
+        "2026-03-01 09:00:00Z",
+        "2026-02-29T00:00:00Z",
+        "2026-03-01T24:00:00Z",
+        "2026-03-01T09:00:60Z",
+        "1969-12-31T23:59:59Z",
+        "2107-01-01T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-23:59",
+        "2026-03-01T09:00:00+0800",
+        "2026-03-01T09:00:00+24:00",
+        "",
+    ):
+        with pytest.raises(ValueError, match=r"time|years"):
+            parse_time(bad)
