@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 import msgspec
@@ -19,8 +19,13 @@ from lookupd.errors import ConfigError, LookupdError, Stale
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan, load_plan
 
+if TYPE_CHECKING:
+    from loader.files import FeedFile
+    from loader.trust import PublicKey
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 EXISTING = click.Path(path_type=Path)
+SEQUENCES = click.IntRange(1, 10**18 - 1)  # what a file name has room for
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -29,7 +34,7 @@ class Target(msgspec.Struct, frozen=True):
     path: Path
     map_size: int
     plan: Plan
-    feeds: tuple[str, ...]
+    feeds: dict[str, tuple[PublicKey, ...]]
     as_json: bool
 
     def feed(self, named: str | None) -> str:
@@ -40,7 +45,16 @@ class Target(msgspec.Struct, frozen=True):
             return named
         if len(self.feeds) > 1:
             raise ConfigError(f"several feeds are configured: name one with --feed: {', '.join(self.feeds)}")
-        return self.feeds[0] if self.feeds else "main"
+        return next(iter(self.feeds), "main")
+
+    def identify(
+        self, file: Path, kind: Literal["snapshot", "delta"], feed: str | None, sequence: int | None
+    ) -> FeedFile:
+        """What a data file claims to be, its signature checked if the feed has keys. Raises FeedError."""
+        from loader.files import identify
+
+        name = self.feed(feed)
+        return identify(file, kind, name, sequence, self.feeds.get(name, ()))
 
 
 def _fail(error: LookupdError, as_json: bool) -> None:
@@ -61,14 +75,18 @@ def _target(config: Path | None, store: Path | None, country: str, as_json: bool
         raise click.UsageError("--config and --store exclude each other")
     if config is not None:
         settings: Config = read_config(config)
-        return Target(
-            settings.store_path, settings.store.map_size, settings.read_plan(), tuple(settings.feeds), as_json
-        )
+        return Target(settings.store_path, settings.store.map_size, settings.read_plan(), _feed_keys(settings), as_json)
     if store is None:
         raise click.UsageError("name the store: --config FILE or --store DIR")
     from lookupd.store.reader import DEFAULT_MAP_SIZE
 
-    return Target(store, DEFAULT_MAP_SIZE, load_plan(country), (), as_json)
+    return Target(store, DEFAULT_MAP_SIZE, load_plan(country), {}, as_json)
+
+
+def _feed_keys(settings: Config) -> dict[str, tuple[PublicKey, ...]]:
+    from loader.trust import parse_public_key
+
+    return {name: tuple(parse_public_key(key) for key in feed.public_keys) for name, feed in settings.feeds.items()}
 
 
 def _on_store(command: Command) -> Command:
@@ -169,7 +187,7 @@ def ranges(target: Target, file: Path | None, libphonenumber: str | None) -> Non
 @cli.command()
 @click.argument("file", type=EXISTING)
 @click.option("--feed", help="Feed that the file must belong to (default: the one configured, or main).")
-@click.option("--sequence", type=click.IntRange(min=1), help="Feed position, to load a file without a manifest.")
+@click.option("--sequence", type=SEQUENCES, help="Feed position, to load a file without a manifest.")
 @_on_store
 def snapshot(target: Target, file: Path, feed: str | None, sequence: int | None) -> None:
     """Make a snapshot the store's whole state, as one change under running readers.
@@ -180,10 +198,9 @@ def snapshot(target: Target, file: Path, feed: str | None, sequence: int | None)
     Example: lookupd-loader snapshot snapshot-main-1.csv.zst --store /var/lib/lookupd/a
     """
     from loader.apply import apply_snapshot
-    from loader.files import identify
     from loader.progress import CommandProgress
 
-    found = identify(file, "snapshot", target.feed(feed), sequence)
+    found = target.identify(file, "snapshot", feed, sequence)
     with _writer(target) as writer, CommandProgress("snapshot") as progress:
         result = apply_snapshot(writer, found, target.plan, _now(), progress)
     _print_result(target, result, found.name)
@@ -192,7 +209,7 @@ def snapshot(target: Target, file: Path, feed: str | None, sequence: int | None)
 @cli.command()
 @click.argument("files", type=EXISTING, nargs=-1, required=True)
 @click.option("--feed", help="Feed that the files must belong to (default: the one configured, or main).")
-@click.option("--sequence", type=click.IntRange(min=1), help="Feed position, to load one file without a manifest.")
+@click.option("--sequence", type=SEQUENCES, help="Feed position, to load one file without a manifest.")
 @_on_store
 def delta(target: Target, files: tuple[Path, ...], feed: str | None, sequence: int | None) -> None:
     """Apply deltas in the order of their sequence numbers, each as one change.
@@ -203,14 +220,14 @@ def delta(target: Target, files: tuple[Path, ...], feed: str | None, sequence: i
     Example: lookupd-loader delta delta-main-*.ndjson.zst --store /var/lib/lookupd/a
     """
     from loader.apply import apply_delta
-    from loader.files import identify, sequence_in_name
+    from loader.files import sequence_in_name
     from loader.progress import CommandProgress
 
     if sequence is not None and len(files) > 1:
         raise click.UsageError("--sequence goes with one file")
     with _writer(target) as writer:
         for file in sorted(files, key=sequence_in_name):
-            found = identify(file, "delta", target.feed(feed), sequence)
+            found = target.identify(file, "delta", feed, sequence)
             with CommandProgress("delta") as progress:
                 result = apply_delta(writer, found, target.plan, _now(), progress)
             _print_result(target, result, found.name)

@@ -19,6 +19,7 @@ from typing import BinaryIO, Literal
 import msgspec
 import zstandard
 
+from loader.trust import PublicKey, check_signature
 from lookupd.errors import FeedError
 from lookupd.limits import DECOMPRESSED_BYTES_MAX, MANIFEST_BYTES_MAX, PARSE_CHUNK_BYTES
 from lookupd.model import UnixSeconds
@@ -67,17 +68,29 @@ class FeedFile(msgspec.Struct, frozen=True):
         return self.path.name
 
 
-def identify(path: Path, kind: Literal["snapshot", "delta"], feed: str, sequence: int | None = None) -> FeedFile:
+def identify(
+    path: Path,
+    kind: Literal["snapshot", "delta"],
+    feed: str,
+    sequence: int | None = None,
+    keys: tuple[PublicKey, ...] = (),
+) -> FeedFile:
     """Read the manifest of a data file and check it against the name, the feed and the file's length.
 
     sequence: given by an operator who loads a file without a manifest; with a manifest it must agree.
-    Raises FeedError. Reads nothing of the data.
+    keys: of the feed's sender; if there are any, one of them must have signed the manifest.
+    Raises FeedError. Reads nothing of the data, and nothing of a manifest whose signature does not fit.
     """
-    if not path.is_file():
-        raise FeedError(f"{path}: no such file")
-    length = path.stat().st_size
-    manifest = _read_manifest(path.with_name(path.name + ".json"))
+    try:
+        if not path.is_file():
+            raise FeedError(f"{path}: no such file")
+        length = path.stat().st_size
+    except OSError as error:
+        raise FeedError(f"{path}: {error.strerror}") from None
+    manifest = _read_manifest(path.with_name(path.name + ".json"), keys)
     if manifest is None:
+        if keys:
+            raise FeedError(f"{path.name}: no manifest {path.name}.json beside it: this feed's files must be signed")
         if sequence is None:
             raise FeedError(
                 f"{path.name}: no manifest {path.name}.json beside it: wait for it, or name --sequence "
@@ -100,15 +113,19 @@ def identify(path: Path, kind: Literal["snapshot", "delta"], feed: str, sequence
     return FeedFile(path, kind, feed, manifest.sequence, created_at, manifest.rows, manifest.bytes, manifest.sha256)
 
 
-def _read_manifest(path: Path) -> Manifest | None:
+def _read_manifest(path: Path, keys: tuple[PublicKey, ...]) -> Manifest | None:
     try:
         with path.open("rb") as file:
             text = file.read(MANIFEST_BYTES_MAX + 1)
         if len(text) > MANIFEST_BYTES_MAX:
             raise FeedError(f"{path.name}: longer than {MANIFEST_BYTES_MAX} bytes, which is no manifest")
+        if keys:
+            check_signature(text, path.with_name(path.name + ".minisig"), keys)
         manifest = msgspec.json.decode(text, type=Manifest)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise FeedError(f"{path.name}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FeedError(f"{path.name}: not a manifest: {error}") from None
     if not re.fullmatch(r"[0-9a-f]{64}", manifest.sha256):

@@ -148,13 +148,17 @@ def _line_of(file: FeedFile, tn: TN) -> int:
     from lookupd.limits import SNAPSHOT_LINE_BYTES_MAX
 
     wanted = str(tn).encode()
-    line = 1
+    line = 0
+    column = 0
     with verified(file) as (data, _):
         for chunk in line_chunks(file, data, SNAPSHOT_LINE_BYTES_MAX):
             for text in chunk.removesuffix(b"\n").split(b"\n"):
-                if wanted in text.split(b","):
-                    return line
                 line += 1
+                fields = text.split(b",")
+                if line == 1:
+                    column = fields.index(b"tn")
+                elif fields[column] == wanted:
+                    return line
     return line
 
 

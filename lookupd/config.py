@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -102,11 +103,21 @@ class Limits(Section, frozen=True, rename={"return_": "return"}):
 
 
 class FeedSettings(Section, frozen=True):
-    """A feed. Only our own format, from files named on the command line, is built so far."""
+    """A feed. Only our own format, from files named on the command line, is built so far.
+
+    public_key: the sender's minisign key, or two while one replaces the other; empty = files are taken
+    without a signature, with a warning.
+    """
 
     source: str = ""
     format: Literal["lookupd"] = "lookupd"
-    public_key: str = ""
+    public_key: str | tuple[str, ...] = ""
+
+    @property
+    def public_keys(self) -> tuple[str, ...]:
+        """As a tuple, empty if there is none."""
+        keys = (self.public_key,) if isinstance(self.public_key, str) else self.public_key
+        return tuple(key for key in keys if key)
 
 
 LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"))
@@ -145,6 +156,9 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
             found["http", parse_endpoint(self.listen.http)] = None
         return found
 
+
+PUBLIC_KEYS_MAX = 2
+_PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}")
 
 TRANSPORTS = {"npq": ("udp", "tcp"), "pdb": ("udp",), "http": ("http",)}
 
@@ -227,8 +241,11 @@ def _check(config: Config) -> None:
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     for name, feed in config.feeds.items():
-        if feed.public_key:
-            raise ConfigError(f"feed.{name}.public_key: signatures are not checked by this version: leave it empty")
+        if len(feed.public_keys) > PUBLIC_KEYS_MAX:
+            raise ConfigError(f"feed.{name}.public_key: at most {PUBLIC_KEYS_MAX} keys: the old and the new one")
+        for key in feed.public_keys:
+            if not _PUBLIC_KEY.fullmatch(key):
+                raise ConfigError(f"feed.{name}.public_key: {key[:60]!r} is no minisign key: 56 characters from RW on")
 
 
 def _check_listen(config: Config) -> None:
@@ -290,5 +307,9 @@ def warnings(config: Config) -> list[str]:
         for network in networks
         if network.num_addresses > 1 << (24 if network.version == 4 else 96)
     ]
-    found += [f"feed.{name}: no public_key: files are taken without a signature" for name in config.feeds]
+    found += [
+        f"feed.{name}: no public_key: files are taken without a signature"
+        for name, feed in config.feeds.items()
+        if not feed.public_keys
+    ]
     return found

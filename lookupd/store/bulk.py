@@ -194,6 +194,7 @@ def replace_all(
         total.add(counts)
         advance(len(window.blocks))
     change.ported = len(snapshot)
+    change.blocks = change.transaction.stat(change.handles["blocks"])["entries"]
     change.digest = content + change.tables_digest()  # afresh: of a damaged block the old share is unknown
     return total
 

@@ -48,7 +48,8 @@ def last_hash(transaction: lmdb.Transaction, journal: Handle, serial: int) -> by
 def append(transaction: lmdb.Transaction, journal: Handle, serial: int, entry: JournalEntry) -> bytes:
     """Store one entry under its serial; returns its hash."""
     stored = encode(entry)
-    transaction.put(SERIAL_KEY.pack(serial), stored, db=journal, append=True)
+    if not transaction.put(SERIAL_KEY.pack(serial), stored, db=journal, append=True):
+        raise StoreError(f"journal entry {serial} exists already, the state is older: restore the store from a backup")
     return entry_hash(stored)
 
 
@@ -61,7 +62,7 @@ def read(transaction: lmdb.Transaction, journal: Handle, serial: int) -> Journal
 def _unpack(serial: int, stored: bytes) -> JournalEntry:
     try:
         return _decode(stored)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreError(f"journal entry {serial} is damaged: {error}") from None
 
 

@@ -156,7 +156,7 @@ class Reader:
         try:
             value = self._get(BLOCK_KEY.pack(block))
         except lmdb.Error as error:
-            raise StoreError(f"{self.path}: {error}: restore the store") from None
+            raise self._unreadable(error) from None
         if value is None:
             return 0
         if not block_is_sound(block, value):
@@ -201,7 +201,11 @@ class Reader:
 
     def _detail(self, tn: TN) -> tuple[int, int, int]:
         block, offset = divmod(tn, NUMBERS_PER_BLOCK)
-        records = unpack_details(block, self._get(BLOCK_KEY.pack(block), db=self._handles["details"]))
+        try:
+            value = self._get(BLOCK_KEY.pack(block), db=self._handles["details"])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+        records = unpack_details(block, value)
         for found, donor_id, ported_at, sequence in DETAIL.iter_unpack(records):
             if found == offset:
                 return donor_id, ported_at, sequence
@@ -210,7 +214,7 @@ class Reader:
     def route_records(self) -> list[RouteRecord | None]:
         """All routes, indexed by id; index 0 is None."""
         records: list[RouteRecord | None] = [None]
-        for key, value in self._transaction.cursor(db=self._handles["routes"]):
+        for key, value in self._each("routes"):
             route_id = ROUTE_KEY.unpack(key)[0]
             records.extend([None] * (route_id + 1 - len(records)))
             records[route_id] = decode_route(value)
@@ -218,37 +222,51 @@ class Reader:
 
     def ranges(self) -> list[tuple[str, int]]:
         """The ranges table: prefix, route id of its holder."""
-        return [
-            (bytes(key).decode(), U16.unpack(value)[0])
-            for key, value in self._transaction.cursor(db=self._handles["ranges"])
-        ]
+        return [(bytes(key).decode(), U16.unpack(value)[0]) for key, value in self._each("ranges")]
 
     def pending(self) -> list[PendingNotice]:
         """Changes that wait for their moment, the earliest first."""
-        return [decode_pending(value) for _, value in self._transaction.cursor(db=self._handles["pending"])]
+        return [decode_pending(value) for _, value in self._each("pending")]
+
+    def _each(self, name: str) -> Iterator[tuple[memoryview, memoryview]]:
+        """Every key and value of a database, borrowed until the next step."""
+        try:
+            yield from self._transaction.cursor(db=self._handles[name])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: lmdb.Error) -> StoreError:
+        """A page of LMDB's tree is damaged; no checksum of ours is on those."""
+        return StoreError(f"{self.path}: {error}: restore the store")
 
     # -- history -----------------------------------------------------------------------------------------
 
     def history(self, tn: TN, newest: int = 5) -> list[tuple[int, JournalEntry]]:
         """The last journal entries that changed this number, newest first, with their serials."""
-        return journal.of_number(
-            self._transaction, self._handles["journal"], self._handles["journal_blocks"], tn, newest
-        )
+        try:
+            return journal.of_number(
+                self._transaction, self._handles["journal"], self._handles["journal_blocks"], tn, newest
+            )
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
 
     def journal(self) -> Iterator[tuple[int, JournalEntry, bytes]]:
         """The whole journal from its oldest entry: serial, entry, its hash."""
-        return journal.entries(self._transaction, self._handles["journal"])
+        try:
+            yield from journal.entries(self._transaction, self._handles["journal"])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
 
     # -- all blocks --------------------------------------------------------------------------------------
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
         """Every block: its number and its value, borrowed until the next step."""
-        for key, value in self._transaction.cursor():
+        for key, value in self._each("blocks"):
             yield BLOCK_KEY.unpack(key)[0], value
 
     def details(self) -> Iterator[tuple[int, memoryview]]:
         """Every details value: its block's number and the value, borrowed until the next step."""
-        for key, value in self._transaction.cursor(db=self._handles["details"]):
+        for key, value in self._each("details"):
             yield BLOCK_KEY.unpack(key)[0], value
 
     def warm(self) -> int:

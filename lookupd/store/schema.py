@@ -20,6 +20,7 @@ room for two in a page of 4,096, so a change costs one page copy, as a single re
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -213,14 +214,16 @@ def unpack_details(block: int, value: bytes | memoryview | None) -> bytes:
 def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Environment:
     """Open the store's LMDB environment, creating it unless readonly.
 
-    map_size: bytes of address space, not of disk. Raises StoreError with the way out; a data file shorter
-    than its own last page is refused, since reading past its end would kill the process.
+    map_size: bytes of address space, not of disk. Raises StoreError with the way out.
     """
     if readonly and not (path / "data.mdb").is_file():
         raise StoreError(f"{path}: no store here: load a snapshot with lookupd-loader first")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        environment = lmdb.open(
+        _refuse_truncated(path)
+        if not readonly and not (path / "lock.mdb").exists() and disk_is_full(path):
+            raise StoreError(f"{path}: {DISK_FULL}")  # LMDB writes a new lock file through the map: SIGBUS
+        return lmdb.open(
             str(path),
             map_size=map_size,
             max_dbs=STORE_DATABASES_MAX,
@@ -231,12 +234,39 @@ def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Envir
         )
     except (lmdb.Error, OSError) as error:
         raise StoreError(f"{path}: cannot open the store: {error}") from None
-    length = (path / "data.mdb").stat().st_size
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if length < needed and environment.info()["last_txnid"] > 0:
-        environment.close()
-        raise StoreError(f"{path}/data.mdb: truncated, {length} of {needed} bytes: restore it, or load a snapshot")
-    return environment
+
+
+# A data file that was cut short must be refused before it is mapped: reading past its end kills the process.
+# LMDB's own last page number does not tell, since pages that a transaction took and gave back at the file's
+# end are counted but never written. So the writer notes the file's length after each commit; it never falls.
+
+_LENGTH_FILE: Final = "data.length"
+
+
+def note_length(path: Path) -> None:
+    """Keep the data file's length beside it. A writer that dies before it has done so leaves a shorter one."""
+    part = path / f"{_LENGTH_FILE}.part"
+    part.write_text(f"{(path / 'data.mdb').stat().st_size}\n")
+    part.rename(path / _LENGTH_FILE)
+
+
+def _refuse_truncated(path: Path) -> None:
+    try:
+        noted = int((path / _LENGTH_FILE).read_text())
+        length = (path / "data.mdb").stat().st_size
+    except (FileNotFoundError, ValueError):
+        return
+    if length < noted:
+        raise StoreError(f"{path}/data.mdb: truncated, {length} of {noted} bytes: restore it, or load into a new store")
+
+
+DISK_FULL: Final = "the disk is full: free space on it, then do the same again"
+
+
+def disk_is_full(path: Path) -> bool:
+    """Whether less than a megabyte is left. LMDB tells a short write as an input/output error."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize < 1 << 20
 
 
 def open_databases(environment: lmdb.Environment, *, create: bool) -> dict[str, Handle]:
@@ -246,16 +276,16 @@ def open_databases(environment: lmdb.Environment, *, create: bool) -> dict[str, 
             name: environment.open_db(name.encode(), create=create)
             for name in ("meta", *(n for n in DATABASES if n != "meta"))
         }
+        with environment.begin(write=create) as transaction:
+            found = transaction.get(META_FORMAT, db=handles["meta"])
+            if found is None and create:
+                transaction.put(META_FORMAT, U32.pack(FORMAT_VERSION), db=handles["meta"])
+            elif found != U32.pack(FORMAT_VERSION):
+                have = U32.unpack(found)[0] if found is not None and len(found) == 4 else "none"
+                raise StoreError(
+                    f"{environment.path()}: store format {have}, this program reads {FORMAT_VERSION}: "
+                    "load a snapshot into a new store"
+                )
     except lmdb.Error as error:
         raise StoreError(f"{environment.path()}: not a store of ours: {error}") from None
-    with environment.begin(write=create) as transaction:
-        found = transaction.get(META_FORMAT, db=handles["meta"])
-        if found is None and create:
-            transaction.put(META_FORMAT, U32.pack(FORMAT_VERSION), db=handles["meta"])
-        elif found != U32.pack(FORMAT_VERSION):
-            have = U32.unpack(found)[0] if found is not None and len(found) == 4 else "none"
-            raise StoreError(
-                f"{environment.path()}: store format {have}, this program reads {FORMAT_VERSION}: "
-                "load a snapshot into a new store"
-            )
     return handles

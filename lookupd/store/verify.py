@@ -56,11 +56,14 @@ class Report(msgspec.Struct):
 def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None) -> Report:
     """Check everything in the pinned state. advance: told how many blocks were done."""
     report = Report()
-    records = reader.route_records()
-    report.digest = _check_tables(reader, records, report)
-    report.digest += _check_blocks(reader, records, report, advance)
-    report.digest %= 1 << 64
-    _check_details(reader, report)
+    try:
+        records = reader.route_records()
+        report.digest = _check_tables(reader, records, report)
+        report.digest += _check_blocks(reader, records, report, advance)
+        report.digest %= 1 << 64
+        _check_details(reader, report)
+    except StoreError as error:  # a page of the file: what is behind it cannot be read
+        report.problem(str(error))
     _check_journal(reader, report)
     state = reader.state
     for name, found, kept in (
@@ -76,7 +79,12 @@ def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None)
 def _check_tables(reader: Reader, records: list[RouteRecord | None], report: Report) -> int:
     """Returns the tables' share in the digest."""
     report.routes = sum(record is not None for record in records)
-    digest = sum(network_term(record) for record in records if record is not None and record.own)
+    networks = {record.network_code: record for record in records if record is not None and record.own}
+    digest = sum(network_term(record) for record in networks.values())
+    for route_id, record in enumerate(records):
+        own = None if record is None else networks.get(record.network_code)
+        if record is not None and (own is None or (own.operator, own.pdb_carrier_id) != _dress(record)):
+            report.problem(f"route {route_id}: its network {record.network_code} is missing, or says otherwise")
     for prefix, route_id in reader.ranges():
         report.ranges += 1
         record = records[route_id] if route_id < len(records) else None
@@ -85,6 +93,11 @@ def _check_tables(reader: Reader, records: list[RouteRecord | None], report: Rep
         else:
             digest += range_term(prefix, record.network_code)
     return digest
+
+
+def _dress(record: RouteRecord) -> tuple[str, int | None]:
+    """What a route with a routing number of its own has from its network."""
+    return record.operator, record.pdb_carrier_id
 
 
 def _check_blocks(
@@ -145,8 +158,9 @@ def _check_details(reader: Reader, report: Report) -> None:
         ported = np.zeros(0, np.int64)
         kept = np.zeros(0, np.int64)
         if block_at and block_at[0] == block:
-            entries = np.frombuffer(bytes(block_at[1][:ENTRIES_BYTES]), "<u2")
-            ported = np.flatnonzero(entries & np.uint16(ROUTE_MASK))
+            if block not in report.damaged_blocks:
+                entries = np.frombuffer(bytes(block_at[1][:ENTRIES_BYTES]), "<u2")
+                ported = np.flatnonzero(entries & np.uint16(ROUTE_MASK))
             block_at = next(blocks, None)
         if detail_at and detail_at[0] == block:
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from lookupd.store.schema import (
     BLOCK_KEY,
     CHECKED_BYTES,
     DETAIL,
+    DISK_FULL,
     ENTRIES_BYTES,
     JOURNAL_BLOCK_KEY,
     META_STATE,
@@ -54,8 +56,10 @@ from lookupd.store.schema import (
     block_is_sound,
     decode_route,
     decode_state,
+    disk_is_full,
     encode,
     network_term,
+    note_length,
     number_term,
     open_databases,
     open_environment,
@@ -135,16 +139,25 @@ class Writer:
             try:
                 transaction = self._environment.begin(write=True)
                 try:
-                    change = Change(transaction, self._handles, now)
+                    change = self._begin(transaction, now)
                     yield change
                     if change.finish():
                         transaction.commit()
+                        with suppress(OSError):  # on a full disk the older, shorter note stays
+                            note_length(self.path)
                 finally:
                     transaction.abort()  # after a commit it does nothing
             except lmdb.MapFullError:
                 raise StoreError(f"{self.path}: the map is full: raise store.map_size") from None
             except lmdb.Error as error:
-                raise StoreError(f"{self.path}: {error}; the store is unchanged") from None
+                reason = DISK_FULL if disk_is_full(self.path) else error
+                raise StoreError(f"{self.path}: {reason}; the store is unchanged") from None
+
+    def _begin(self, transaction: lmdb.Transaction, now: UnixSeconds) -> Change:
+        try:
+            return Change(transaction, self._handles, now)
+        except (msgspec.MsgspecError, struct.error, ValueError) as error:
+            raise StoreError(f"{self.path}: the store's state or routes are damaged: {error}; restore it") from None
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -346,8 +359,9 @@ class Change:
         return counts
 
     def _range_term(self, prefix: str, route_id: int) -> int:
-        record = self.routes[route_id]
-        assert record is not None
+        record = self.routes[route_id] if route_id < len(self.routes) else None
+        if record is None:
+            raise StoreError(f"range {prefix}: route {route_id} is missing: restore the store")
         return range_term(prefix, record.network_code)
 
     def tables_digest(self) -> int:
