@@ -1,0 +1,1 @@
+"""Measurements: every figure we state is made again by `python -m bench`."""
