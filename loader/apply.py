@@ -81,6 +81,7 @@ def apply_snapshot(writer: Writer, file: FeedFile, plan: Plan, now: UnixSeconds,
         columns = read_snapshot(file, chunks, plan, change)
         if change.ported and not len(columns):
             raise FeedError(f"{file.name}: no rows: it would take all {change.ported} numbers out of the store")
+        from_empty = change.blocks == 0
         counts = replace_all(change, columns, file.sequence, progress.stage("apply", None))
         change.record(
             JournalKind.SNAPSHOT,
@@ -89,6 +90,7 @@ def apply_snapshot(writer: Writer, file: FeedFile, plan: Plan, now: UnixSeconds,
             sequence=file.sequence,
             source=file.name,
             sha256=sha256,
+            from_empty=from_empty,
         )
         _confirm(change, file, sha256, now)
         progress.stage("commit", None)

@@ -194,12 +194,14 @@ class _UdpLink(Link, asyncio.DatagramProtocol):
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
         self._transport: asyncio.DatagramTransport | None = None
+        self._opening = asyncio.Lock()
 
     async def _send(self, message: bytes) -> None:
-        if self._transport is None:
-            loop = asyncio.get_running_loop()
-            remote = (self._endpoint.host, self._endpoint.port)
-            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, remote_addr=remote)
+        async with self._opening:  # questions of several tasks: one socket
+            if self._transport is None:
+                loop = asyncio.get_running_loop()
+                remote = (self._endpoint.host, self._endpoint.port)
+                self._transport, _ = await loop.create_datagram_endpoint(lambda: self, remote_addr=remote)
         self._transport.sendto(message)
 
     def datagram_received(self, data: bytes, addr: object) -> None:

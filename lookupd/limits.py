@@ -85,11 +85,17 @@ DATAGRAM_BYTES_MAX = 65_507
 DATAGRAMS_PER_BATCH = 32
 """Datagrams read from one socket before other sockets and timers get their turn: about 0.3 ms of work."""
 
+REPLIES_JOINED_MAX = 32
+"""Replies of one length to one peer that leave in one system call: a batch's worth; the kernel takes 64."""
+
 PDB_DIGITS_MAX = 32
 """Digits in a `pdb` query that are looked at; longer numbers are NOT_FOUND (protocol sheet, section 6)."""
 
 PDB_MESSAGE_BYTES_MAX = 255
 """What a length byte can say."""
+
+PDB_DATAGRAM_BYTES_MAX = 1024
+"""Bytes of a `pdb` datagram that are read: far more than a message has, and a smaller buffer to make."""
 
 PDB_LATE_NS = 30_000_000
 """A `pdb` answer that would leave more than 30 ms after its question arrived is not sent: the client's

@@ -11,10 +11,12 @@ from typing import Protocol
 from lookupd.access import Client
 from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
-from lookupd.limits import PDB_LATE_NS
+from lookupd.limits import DATAGRAM_BYTES_MAX, PDB_DATAGRAM_BYTES_MAX, PDB_LATE_NS
 from lookupd.model import Outcome
 from lookupd.observe.counters import DROP, NO_ROOM, RATE, UNAVAILABLE, UNSENT, QueryCounters
 from lookupd.protocols import npq, pdb
+
+_UNAVAILABLE = Outcome.UNAVAILABLE
 
 
 class Responder(Protocol):
@@ -24,6 +26,9 @@ class Responder(Protocol):
     late_ns: int
     """Answers that would leave later than this after the question arrived are not sent; 0 = any time."""
 
+    message_bytes_max: int
+    """Bytes of a datagram that are looked at; whatever lies behind them changes no answer."""
+
     def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
         """The reply to one message, None for silence. now: seconds of a clock that only grows.
 
@@ -31,8 +36,12 @@ class Responder(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """All replies since the last call of this or of `take_back` are sent."""
+        ...
+
     def take_back(self) -> None:
-        """The last reply could not be sent: what was counted as answered was dropped."""
+        """None of them could be sent: what was counted as answered or refused was dropped."""
         ...
 
 
@@ -40,13 +49,14 @@ class PdbResponder:
     """The pdb dialect: OK with a carrier id, NOT_FOUND, NOT_NUMBER, or silence rather than a doubtful answer."""
 
     late_ns = PDB_LATE_NS
+    message_bytes_max = PDB_DATAGRAM_BYTES_MAX
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, legacy: bool, unmapped_carrier_id: int) -> None:
         self._engine = engine
         self.counters = counters
         self._legacy = legacy
         self._unmapped = unmapped_carrier_id
-        self._last = Outcome.UNAVAILABLE
+        self._unsettled: list[Outcome] = []
 
     def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
         """See Responder."""
@@ -61,29 +71,34 @@ class PdbResponder:
             counters.dropped[DROP[error.reason]] += 1
             return None
         # What is not a number needs no data, but silence is kept all the same until there is some.
-        answer = self._engine.resolve(query.number or "")
-        if answer.outcome is Outcome.UNAVAILABLE:
+        outcome, route, _ = self._engine.find(self._engine.plan.digits(query.number or ""))
+        if outcome is _UNAVAILABLE:
             counters.dropped[UNAVAILABLE] += 1
             return None
-        route = answer.route
         carrier_id = None if route is None else route.pdb_carrier_id or self._unmapped
-        reply = pdb.encode_answer(query, carrier_id)
         if query.odd:
             counters.odd += 1
-        self._last = answer.outcome
-        counters.answered[answer.outcome] += 1
-        return reply
+        counters.answered[outcome] += 1
+        self._unsettled.append(outcome)
+        return pdb.encode_answer(query, carrier_id)
+
+    def settle(self) -> None:
+        """See Responder."""
+        self._unsettled.clear()
 
     def take_back(self) -> None:
         """See Responder."""
-        self.counters.answered[self._last] -= 1
-        self.counters.dropped[UNSENT] += 1
+        for outcome in self._unsettled:
+            self.counters.answered[outcome] -= 1
+        self.counters.dropped[UNSENT] += len(self._unsettled)
+        self._unsettled.clear()
 
 
 class NpqResponder:
     """The npq dialect: one answer message for one query message."""
 
     late_ns = 0  # an answer carries its question's id: a late one does no harm
+    message_bytes_max = DATAGRAM_BYTES_MAX
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, answer_bytes_max: int, tells_errors: bool) -> None:
         """tells_errors: answer a malformed message too; over UDP that would answer forged sources."""
@@ -91,20 +106,32 @@ class NpqResponder:
         self.counters = counters
         self._bytes_max = answer_bytes_max
         self._tells_errors = tells_errors
-        self._last: list[Outcome] = []
-        self._last_refused = 0
+        self._unsettled: list[Outcome] = []
+        self._unsettled_refused = 0
 
     def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
         """See Responder. A query over the client's rate is answered `refused`, number by number."""
         counters = self.counters
         counters.received += 1
-        self._last, self._last_refused = [], 0
         try:
             query = npq.decode_query(message)
         except ProtocolError as error:
             counters.dropped[DROP[error.reason]] += 1
             return self._error(error)
-        numbers = npq.numbers_of(query)
+        if isinstance(query.numbers, list):
+            return self._respond_many(query, client, now)
+        number = query.numbers if isinstance(query.numbers, str) else str(query.numbers)
+        if client.queries_per_second and not client.take(1, now):
+            counters.refused[RATE] += 1
+            self._unsettled_refused += 1
+            return npq.encode_one(query, self._engine.refuse(number))
+        answer = self._engine.resolve(number)
+        counters.answered[answer.outcome] += 1
+        self._unsettled.append(answer.outcome)
+        return npq.encode_one(query, answer)
+
+    def _respond_many(self, query: npq.NpqQuery, client: Client, now: float) -> bytes:
+        counters, numbers = self.counters, npq.numbers_of(query)
         counters.received += len(numbers) - 1
         allowed = not client.queries_per_second or client.take(len(numbers), now)
         resolve = self._engine.resolve if allowed else self._engine.refuse
@@ -112,12 +139,13 @@ class NpqResponder:
         reply, held = npq.encode_answer(query, answers, self._bytes_max)
         counters.dropped[NO_ROOM] += len(answers) - held
         if allowed:
-            self._last = [answer.outcome for answer in answers[:held]]
-            for outcome in self._last:
+            outcomes = [answer.outcome for answer in answers[:held]]
+            for outcome in outcomes:
                 counters.answered[outcome] += 1
+            self._unsettled += outcomes
         else:
-            self._last_refused = held
             counters.refused[RATE] += held
+            self._unsettled_refused += held
         return reply
 
     def _error(self, error: ProtocolError) -> bytes | None:
@@ -125,9 +153,15 @@ class NpqResponder:
             return npq.encode_error(error)
         return npq.encode_error(npq.QueryRefused(None, npq.ERROR_MALFORMED)) if self._tells_errors else None
 
+    def settle(self) -> None:
+        """See Responder."""
+        self._unsettled.clear()
+        self._unsettled_refused = 0
+
     def take_back(self) -> None:
         """See Responder. An error message was counted as dropped before."""
-        for outcome in self._last:
+        for outcome in self._unsettled:
             self.counters.answered[outcome] -= 1
-        self.counters.refused[RATE] -= self._last_refused
-        self.counters.dropped[UNSENT] += len(self._last) + self._last_refused
+        self.counters.refused[RATE] -= self._unsettled_refused
+        self.counters.dropped[UNSENT] += len(self._unsettled) + self._unsettled_refused
+        self.settle()

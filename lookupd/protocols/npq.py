@@ -140,16 +140,22 @@ def numbers_of(query: NpqQuery) -> list[str]:
     return [number if type(number) is str else str(number) for number in numbers]
 
 
+def encode_one(query: NpqQuery, answer: Answer) -> bytes:
+    """The answer message to a query of a single number; it fits any datagram."""
+    return _encode((VERSION, ANSWER, query.id, answer.serial, answer.age_seconds, _result(answer, query.detail)))
+
+
 def encode_answer(query: NpqQuery, answers: list[Answer], bytes_max: int) -> tuple[bytes, int]:
     """The answer message, and how many of the answers it holds: as many as fit, from the first.
 
     answers: in the order asked, at least one, all of one state. A client asks again for the rest.
     """
     first = answers[0]
+    if not isinstance(query.numbers, list):
+        return encode_one(query, first), 1
     results = [_result(answer, query.detail) for answer in answers]
-    single = not isinstance(query.numbers, list)
-    message = _encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, results[0] if single else results))
-    if len(message) <= bytes_max or single:
+    message = _encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, results))
+    if len(message) <= bytes_max:
         return message, len(results)
     room = bytes_max - len(_encode((VERSION, ANSWER, query.id, first.serial, first.age_seconds, [])))
     held = 0

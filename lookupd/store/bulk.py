@@ -249,6 +249,8 @@ def _keep_old_states(change: Change, window: Window) -> None:
     before = np.concatenate((np.flatnonzero(window.removed_at), window.new_in_old[changed]))
     added = window.new_at[~window.known]
     at = np.concatenate((window.old_at[before], added))
+    if not len(at):  # only damaged blocks were mended
+        return
     records = np.zeros(len(at), PREVIOUS_DTYPE)
     records["offset"] = at % NUMBERS_PER_BLOCK
     told = slice(0, len(before))

@@ -14,18 +14,22 @@ from typing import Self
 
 import lmdb
 import msgspec
+import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.model import TN, JournalEntry, Ported, Route, UnixSeconds
 from lookupd.store import journal
 from lookupd.store.schema import (
+    BLOCK_BYTES,
     BLOCK_KEY,
+    CHECKED_BYTES,
     DETAIL,
     META_STATE,
     NUMBERS_PER_BLOCK,
     ROUTE_KEY,
     ROUTE_MASK,
     U16,
+    U64,
     PendingNotice,
     RouteRecord,
     State,
@@ -147,7 +151,7 @@ class Reader:
 
     # -- the hot column ----------------------------------------------------------------------------------
 
-    def entry(self, tn: TN) -> int:
+    def entry(self, tn: int) -> int:
         """The number's 16-bit entry; 0 = not ported and no restriction.
 
         Raises DamagedBlock when the block's bytes are not those that were written.
@@ -159,7 +163,11 @@ class Reader:
             raise self._unreadable(error) from None
         if value is None:
             return 0
-        if not block_is_sound(block, value):
+        # `schema.block_is_sound`, written out: a call costs a tenth of a look-up.
+        if (
+            len(value) != BLOCK_BYTES
+            or xxhash.xxh3_64_intdigest(value[:CHECKED_BYTES], block) != U64.unpack_from(value, CHECKED_BYTES)[0]
+        ):
             self.damaged.add(block)
             raise DamagedBlock(block)
         entry: int = U16.unpack_from(value, 2 * offset)[0]

@@ -16,6 +16,11 @@ SO_TIMESTAMPNS = 35
 IP_PKTINFO = 8
 """linux/in.h; Python 3.11's socket module has no name for it either."""
 
+IPPROTO_UDP = socket.IPPROTO_UDP
+UDP_SEGMENT = 103
+"""linux/udp.h: cut what is sent into datagrams of a given size."""
+
+SEGMENT_SIZE = struct.Struct("@H")
 TIMESPEC = struct.Struct("@qq")
 
 

@@ -27,6 +27,9 @@ from lookupd.protocols.npq import FRAME_HEADER
 
 SWEEP_SECONDS = 1.0
 
+FLUSH_BYTES = 65_536
+"""Answers joined into one write: a system call costs as much as ten of them."""
+
 
 class TcpListener:
     """Serves one bound socket until closed, and looks after its connections."""
@@ -185,36 +188,46 @@ class Connection(asyncio.Protocol):
     # -- frames ------------------------------------------------------------------------------------------
 
     def _serve_frames(self) -> None:
-        received, header = self._received, FRAME_HEADER.size
-        assert self._client is not None
+        """Answer whole frames in lots of FLUSH_BYTES, so that one write carries many answers."""
+        received = self._received
         self._listener.begin_batch()
-        at = 0
-        while not self._blocked and not self._closing and len(received) - at >= header:
-            (length,) = FRAME_HEADER.unpack_from(received, at)
-            if length > NPQ_FRAME_BYTES_MAX:
-                self.close("frame_too_long")
-                break
-            end = at + header + length
-            if len(received) < end:
-                break
-            self._answer(bytes(received[at + header : end]))
-            at = end
-        del received[:at]
+        now = time.monotonic()
+        served = False
+        while not self._blocked and not self._closing and (taken := self._serve_lot(now)):
+            del received[:taken]
+            served = True
         if self._blocked or self._closing:
             return
         if self._at_end:
             self.close("peer")
             return
         # A frame's time starts with its first byte; more bytes of it do not start it again.
-        if at or not received or self._deadline != FRAME_SECONDS:
+        if served or not received or self._deadline != FRAME_SECONDS:
             self._wait(FRAME_SECONDS if received else CONNECTION_IDLE_SECONDS)
 
-    def _answer(self, message: bytes) -> None:
-        assert self._transport is not None
+    def _serve_lot(self, now: float) -> int:
+        """Answer whole frames until FLUSH_BYTES of answers are written; returns the bytes of the frames."""
         assert self._client is not None
-        reply = self._responder.respond(message, self._client, time.monotonic())
-        if reply is not None:
-            self._transport.write(FRAME_HEADER.pack(len(reply)) + reply)
+        assert self._transport is not None
+        received, header = self._received, FRAME_HEADER.size
+        replies: list[bytes] = []
+        reply_bytes = at = 0
+        while len(received) - at >= header and reply_bytes < FLUSH_BYTES:
+            (length,) = FRAME_HEADER.unpack_from(received, at)
+            end = at + header + length
+            if length > NPQ_FRAME_BYTES_MAX or len(received) < end:
+                break
+            reply = self._responder.respond(bytes(received[at + header : end]), self._client, now)
+            if reply is not None:
+                replies += (FRAME_HEADER.pack(len(reply)), reply)
+                reply_bytes += len(reply)
+            at = end
+        if replies:
+            self._transport.write(b"".join(replies))
+            self._responder.settle()
+        if len(received) - at >= header and FRAME_HEADER.unpack_from(received, at)[0] > NPQ_FRAME_BYTES_MAX:
+            self.close("frame_too_long")
+        return at
 
     # -- time and end ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import time
@@ -10,12 +11,28 @@ from collections.abc import Callable
 
 from lookupd.access import Access
 from lookupd.fastpath.batch import Responder
-from lookupd.limits import DATAGRAM_BYTES_MAX, DATAGRAMS_PER_BATCH
+from lookupd.limits import DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
 from lookupd.observe.counters import LATE, UNKNOWN_CLIENT
-from lookupd.transports.sockets import SO_TIMESTAMPNS, TIMESPEC, reply_destination
+from lookupd.transports.sockets import (
+    IPPROTO_UDP,
+    SEGMENT_SIZE,
+    SO_TIMESTAMPNS,
+    TIMESPEC,
+    UDP_SEGMENT,
+    reply_destination,
+)
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) + socket.CMSG_SPACE(20)
 """Room for the time of arrival and for one packet-information structure."""
+
+Ancillary = list[tuple[int, int, bytes]]
+Peer = tuple[str, int] | tuple[str, int, int, int]
+
+_NO_ANCILLARY: Ancillary = []
+_ALWAYS = 1 << 63
+
+_NO_SEGMENTS = frozenset({errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+"""A kernel without UDP_SEGMENT, or a device that cannot checksum the pieces."""
 
 
 class UdpListener:
@@ -34,6 +51,13 @@ class UdpListener:
         self._responder = responder
         self._begin_batch = begin_batch
         self._wildcard = ipaddress.ip_address(sock.getsockname()[0]).is_unspecified
+        # Until this moment of the monotonic clock no datagram can be late and the kernel need not be asked
+        # when it arrived, which costs a tenth of a query. See `_socket_is_empty`.
+        self._fresh_until = 0 if responder.late_ns or self._wildcard else _ALWAYS
+        self._run: list[bytes] = []
+        self._run_peer: Peer = ("", 0)
+        self._run_ancillary = _NO_ANCILLARY
+        self._run_max = 1 if self._wildcard else REPLIES_JOINED_MAX
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_batch)
 
@@ -45,39 +69,86 @@ class UdpListener:
 
     def read_batch(self) -> None:
         """Answer what is there, up to a bound; the loop calls again if more is left."""
-        receive, respond = self._sock.recvmsg, self._responder.respond
-        counters, find_client = self._responder.counters, self.access.find
-        late_ns = self._responder.late_ns
+        receive, receive_with_ancillary = self._sock.recvfrom, self._sock.recvmsg
+        responder, find_client, clock = self._responder, self.access.find, time.monotonic_ns
+        bytes_max = responder.message_bytes_max
         self._begin_batch()
         now = time.monotonic()
+        ancillary = _NO_ANCILLARY
         for _ in range(DATAGRAMS_PER_BATCH):
             try:
-                datagram, ancillary, _, peer = receive(DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES)
+                fresh = clock() < self._fresh_until
+                if fresh:
+                    datagram, peer = receive(bytes_max)
+                else:
+                    datagram, ancillary, _, peer = receive_with_ancillary(bytes_max, _ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
-                return
+                self._socket_is_empty()
+                break
             except OSError:
                 continue  # an ICMP error of an earlier reply, told on this socket: the next read goes on
             client = find_client(peer[0])
             if client is None:
-                counters.received += 1
-                counters.refused[UNKNOWN_CLIENT] += 1
-                continue
-            if late_ns and time.time_ns() - _arrived_ns(ancillary) > late_ns:
-                counters.received += 1
-                counters.dropped[LATE] += 1
-                continue
-            reply = respond(datagram, client, now)
-            if reply is not None:
-                self._send(reply, peer, ancillary)
-
-    def _send(self, reply: bytes, peer: tuple[str, int], ancillary: list[tuple[int, int, bytes]]) -> None:
-        try:
-            if self._wildcard:
-                self._sock.sendmsg([reply], reply_destination(ancillary), 0, peer)
+                responder.counters.received += 1
+                responder.counters.refused[UNKNOWN_CLIENT] += 1
+            elif not fresh and self._is_late(ancillary):
+                responder.counters.received += 1
+                responder.counters.dropped[LATE] += 1
             else:
-                self._sock.sendto(reply, peer)
+                reply = responder.respond(datagram, client, now)
+                if reply is not None:
+                    self._queue(reply, peer, ancillary)
+        if self._run:
+            self._send_run()
+
+    def _is_late(self, ancillary: Ancillary) -> bool:
+        late_ns = self._responder.late_ns
+        return late_ns != 0 and time.time_ns() - _arrived_ns(ancillary) > late_ns
+
+    def _socket_is_empty(self) -> None:
+        """What is read from now on arrived after now; half the limit later it is not half the limit old."""
+        if self._responder.late_ns and not self._wildcard:
+            self._fresh_until = time.monotonic_ns() + self._responder.late_ns // 2
+
+    # -- replies: those of one length to one peer that follow one another leave in one system call ------------
+
+    def _queue(self, reply: bytes, peer: Peer, ancillary: Ancillary) -> None:
+        """Put the reply to those that wait, after sending them if it cannot go with them."""
+        run = self._run
+        if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
+            self._send_run()
+        run.append(reply)
+        self._run_peer = peer
+        self._run_ancillary = ancillary
+        if self._wildcard:
+            self._send_run()  # each may have to leave from another address
+
+    def _send_run(self) -> None:
+        run, peer = self._run, self._run_peer
+        try:
+            if len(run) > 1:
+                self._send_joined(run, peer)
+            elif self._wildcard:
+                self._sock.sendmsg(run, reply_destination(self._run_ancillary), 0, peer)
+            else:
+                self._sock.sendto(run[0], peer)
         except OSError:  # no room in the socket's buffer, or the peer cannot be reached: it will ask again
             self._responder.take_back()
+        else:
+            self._responder.settle()
+        run.clear()
+
+    def _send_joined(self, run: list[bytes], peer: Peer) -> None:
+        """The kernel cuts the bytes into datagrams again (UDP_SEGMENT); where it cannot, each goes alone."""
+        segment = [(IPPROTO_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0])))]
+        try:
+            self._sock.sendmsg([b"".join(run)], segment, 0, peer)
+        except OSError as error:
+            if error.errno not in _NO_SEGMENTS:
+                raise
+            self._run_max = 1
+            for reply in run:
+                self._sock.sendto(reply, peer)
 
     def close(self) -> None:
         """Answer what has arrived, then close the socket."""
@@ -86,7 +157,7 @@ class UdpListener:
         self._sock.close()
 
 
-def _arrived_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
+def _arrived_ns(ancillary: Ancillary) -> int:
     """Kernel's time of arrival in nanoseconds since 1970; 0, long ago, if it was not told."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:

@@ -1,0 +1,183 @@
+"""Child processes: commands measured to their end, servers pinned to a core and their CPU time read.
+
+What they are asked, and what the figures mean, is for `store` and `load`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_SECONDS = 0.005
+COMMAND_SECONDS_MAX = 1800.0
+START_SECONDS_MAX = 120.0
+STOP_SECONDS_MAX = 10.0
+REQUEST_SECONDS_MAX = 2.0
+SETTLE_SECONDS = 0.02
+"""A process that sleeps has all its CPU time in schedstat; one that runs may lack a tick of it."""
+
+
+class ChildFailed(Exception):
+    """A child process ended badly, or did not come up in time. The message has its last output."""
+
+
+# -- commands --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended well. rss_bytes_peak: of its own memory, from exec to its end."""
+
+    seconds: float
+    rss_bytes_peak: int
+    output: str
+
+
+def loader(*arguments: str | Path) -> Ran:
+    """`lookupd-loader` with these arguments, to its end. Raises ChildFailed."""
+    return run([sys.executable, "-m", "loader.cli", *map(str, arguments)])
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> Ran:
+    """Run a command to its end. Raises ChildFailed if it fails or takes longer than COMMAND_SECONDS_MAX."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | (environment or {})
+    )
+    peak = 0
+    output: str | None = None
+    try:
+        while output is None and time.perf_counter() - started < COMMAND_SECONDS_MAX:
+            peak = max(peak, _rss_bytes_peak(process.pid))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = process.communicate(timeout=POLL_SECONDS)
+        seconds = time.perf_counter() - started
+    finally:
+        _end(process)
+    if output is None or process.returncode:
+        raise ChildFailed(f"{' '.join(command[1:4])}: exit code {process.returncode}: {(output or '')[-1000:]}")
+    return Ran(seconds, peak, output)
+
+
+def _rss_bytes_peak(pid: int) -> int:
+    """Most resident memory so far; 0 when the process has ended. rusage would count ours before exec, too."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """By its own pid: asked first, killed when it does not listen."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# -- servers ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server on loopback. start_seconds: from its start until it was ready."""
+
+    pid: int
+    ports: dict[str, int]
+    start_seconds: float
+
+    def cpu_ns(self) -> int:
+        """CPU time of all its threads so far, user and system, once it sleeps."""
+        time.sleep(SETTLE_SECONDS)
+        folder = Path(f"/proc/{self.pid}/task")
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir())
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """This process, and those it starts meanwhile, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def daemon(store: Path, folder: Path, core: int) -> Iterator[Server]:
+    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log."""
+    ports = {name: free_port() for name in ("npq", "pdb", "http")}
+    config = folder / "bench.toml"
+    config.write_text(
+        f'[store]\npath = "{store.resolve()}"\n[listen]\n'
+        f'npq = ["udp://127.0.0.1:{ports["npq"]}", "tcp://127.0.0.1:{ports["npq"]}"]\n'
+        f'pdb = ["udp://127.0.0.1:{ports["pdb"]}"]\nhttp = "http://127.0.0.1:{ports["http"]}"\n'
+    )
+    command = [sys.executable, "-m", "lookupd.cli", "serve", "--config", str(config)]
+    with _serving(command, folder / "bench.log", core, ports, lambda: _is_ready(ports["http"])) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def echo(folder: Path, core: int) -> Iterator[Server]:
+    """The bare echo server over UDP and TCP."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.echo", str(port)]
+    with _serving(command, folder / "echo.log", core, {"echo": port}, lambda: _is_open(port)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _serving(
+    command: list[str], log: Path, core: int, ports: dict[str, int], is_ready: Callable[[], bool]
+) -> Iterator[Server]:
+    started = time.perf_counter()
+    with log.open("w") as out, pinned(core):
+        process = subprocess.Popen(command, stdout=out, stderr=out, text=True)
+    try:
+        while not is_ready():
+            seconds = time.perf_counter() - started
+            if process.poll() is not None or seconds > START_SECONDS_MAX:
+                raise ChildFailed(f"{' '.join(command[1:4])}: not ready: {log.read_text()[-1000:]}")
+            time.sleep(POLL_SECONDS)
+        yield Server(process.pid, ports, time.perf_counter() - started)
+    finally:
+        _end(process)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=REQUEST_SECONDS_MAX) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), REQUEST_SECONDS_MAX).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nothing listens on, over TCP at least."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
