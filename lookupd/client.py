@@ -94,28 +94,35 @@ class LookupClient:
         schedule = self._schedule()
         next_at: float
         link: Link | None
-        next_at, link = next(schedule)
+        next_at, link, again = next(schedule)
         waiting: set[asyncio.Task[npq.NpqAnswer]] = set()
         fallback: list[AnswerView] | None = None
-        trouble = "no answer"
+        answered, trouble = False, "no answer"
         try:
             while (passed := loop.time() - started) < self._timeout:
-                if link is not None and (passed >= next_at or not waiting):
+                # Another server is asked at once when nobody is left to wait for; the same one only in its time.
+                if link is not None and (passed >= next_at or not (waiting or again)):
                     waiting.add(asyncio.ensure_future(link.ask(query_id, message)))
-                    next_at, link = next(schedule, (self._timeout, None))
+                    next_at, link, again = next(schedule, (self._timeout, None, True))
+                until = max(min(next_at, self._timeout) - passed, 0)
                 if not waiting:
-                    break
-                until = min(next_at, self._timeout) - passed
-                done, waiting = await asyncio.wait(waiting, timeout=max(until, 0), return_when="FIRST_COMPLETED")
+                    if answered or link is None:
+                        break
+                    await asyncio.sleep(until)
+                    continue
+                done, waiting = await asyncio.wait(waiting, timeout=until, return_when="FIRST_COMPLETED")
                 for task in done:
                     try:
                         views = _views(asked, task.result())
-                    except (OSError, LookupdError, ProtocolError) as error:
+                    except (OSError, ProtocolError) as error:
                         trouble = str(error) or type(error).__name__
+                        continue
+                    except LookupdError as error:
+                        answered, trouble = True, str(error)
                         continue
                     if all(Outcome[view.outcome.upper()] not in _POOR for view in views):
                         return views
-                    fallback = views
+                    answered, fallback = True, views
         finally:
             for task in waiting:
                 task.cancel()
@@ -123,12 +130,12 @@ class LookupClient:
             return fallback
         raise NoAnswer(f"{', '.join(str(link) for link in self._links)}: {trouble} within {self._timeout:g} s")
 
-    def _schedule(self) -> Iterator[tuple[float, Link]]:
-        """When to ask whom: each server in turn, then all again in case a datagram was lost."""
+    def _schedule(self) -> Iterator[tuple[float, Link, bool]]:
+        """When to ask whom, and whether again: each server in turn, then all again as a datagram may be lost."""
         for attempt in range(TRIES):
             for place, link in enumerate(self._links):
                 if attempt == 0 or link.is_udp:
-                    yield attempt * self._timeout / TRIES + place * self._hedge, link
+                    yield attempt * self._timeout / TRIES + place * self._hedge, link, attempt > 0
 
 
 def _views(asked: list[str], answer: npq.NpqAnswer) -> list[AnswerView]:

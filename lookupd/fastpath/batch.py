@@ -117,7 +117,8 @@ class NpqResponder:
             query = npq.decode_query(message)
         except ProtocolError as error:
             counters.dropped[DROP[error.reason]] += 1
-            return self._error(error)
+            within_rate = not client.queries_per_second or client.take(1, now)
+            return self._error(error) if within_rate or self._tells_errors else None
         if isinstance(query.numbers, list):
             return self._respond_many(query, client, now)
         number = query.numbers if isinstance(query.numbers, str) else str(query.numbers)

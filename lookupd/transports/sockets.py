@@ -11,7 +11,11 @@ from lookupd.errors import ConfigError
 from lookupd.limits import UDP_RECEIVE_BUFFER_BYTES
 
 SO_TIMESTAMPNS = 35
-"""linux/socket.h: the kernel notes when each datagram arrived. Python's socket module has no name for it."""
+"""linux/socket.h: the kernel notes when each datagram arrived. Python's socket module has no name for it.
+
+It begins to do so a moment after the first socket of the machine asked (net_enable_timestamp defers the
+switch); until then a datagram seems to have arrived when it is read.
+"""
 
 IP_PKTINFO = 8
 """linux/in.h; Python 3.11's socket module has no name for it either."""

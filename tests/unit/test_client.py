@@ -51,6 +51,25 @@ async def test_dead_server_costs_no_waiting(loaded: Workbench, transport: str) -
             assert time.monotonic() - started < 3
 
 
+async def test_poor_answer_of_the_only_server_is_not_asked_for_again_at_once(workbench: Workbench) -> None:
+    async with serve(workbench.config()) as served:
+        async with LookupClient([f"udp://127.0.0.1:{served.port('npq', 'udp')}"], timeout=3) as client:
+            started = time.monotonic()
+            assert (await client.query("886912345678")).outcome == "unavailable"
+            assert time.monotonic() - started < 1
+        assert served.daemon.metrics.queries("npq", "udp").received == 1
+
+
+async def test_server_that_comes_back_within_the_timeout_is_asked_again(loaded: Workbench) -> None:
+    port = free_port()
+    config = loaded.config(listen=f'npq = ["udp://127.0.0.1:{port}"]')
+    async with LookupClient([f"udp://127.0.0.1:{port}"], timeout=6) as client:
+        asked = asyncio.create_task(client.query("886912345678"))
+        await asyncio.sleep(0.3)  # nobody listens: the kernel says so
+        async with serve(config):
+            assert (await asked).outcome == "ported"
+
+
 async def test_answer_from_data_is_preferred_to_unavailable(loaded: Workbench, tmp_path: Path) -> None:
     empty = Workbench(tmp_path / "empty")
     empty.folder.mkdir()

@@ -163,6 +163,14 @@ async def test_rate_is_kept(loaded: Workbench) -> None:
             )
 
 
+async def test_errors_are_within_the_rate_too(loaded: Workbench) -> None:
+    config = loaded.config('[[client]]\nname = "slow"\nsources = ["127.0.0.1/32"]\nqueries_per_second = 2')
+    async with serve(config) as served:
+        replies = [await ask_udp(served.port("npq", "udp"), b"\x93\x02\x00\x05", 0.05) for _ in range(6)]
+    assert replies[0] is not None
+    assert None in replies
+
+
 async def test_every_query_is_accounted_for(loaded: Workbench) -> None:
     """received = answered by outcome + refused by reason + dropped by reason, seen from outside."""
     async with serve(loaded.config()) as served:
@@ -222,6 +230,7 @@ async def test_wildcard_listener_answers_from_the_address_that_was_asked(loaded:
 
 async def test_late_question_is_not_answered_by_pdb(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
+        await asyncio.sleep(0.2)  # the kernel begins to note times of arrival a moment after it was asked to
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(0.2)
             sock.sendto(pdb.encode_query("886912345678", 1), ("127.0.0.1", served.port("pdb", "udp")))
