@@ -225,9 +225,9 @@ def delta(target: Target, files: tuple[Path, ...], feed: str | None, sequence: i
 
     if sequence is not None and len(files) > 1:
         raise click.UsageError("--sequence goes with one file")
+    identified = [target.identify(file, "delta", feed, sequence) for file in sorted(files, key=sequence_in_name)]
     with _writer(target) as writer:
-        for file in sorted(files, key=sequence_in_name):
-            found = target.identify(file, "delta", feed, sequence)
+        for found in identified:
             with CommandProgress("delta") as progress:
                 result = apply_delta(writer, found, target.plan, _now(), progress)
             _print_result(target, result, found.name)

@@ -83,7 +83,7 @@ def identify(
     """
     try:
         if not path.is_file():
-            raise FeedError(f"{path}: no such file")
+            raise FeedError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         length = path.stat().st_size
     except OSError as error:
         raise FeedError(f"{path}: {error.strerror}") from None

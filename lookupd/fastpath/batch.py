@@ -36,27 +36,55 @@ class Responder(Protocol):
         """
         ...
 
-    def settle(self) -> None:
-        """All replies since the last call of this or of `take_back` are sent."""
+    def settle(self, replies: int) -> None:
+        """The oldest so many replies that were not settled yet are sent."""
         ...
 
-    def take_back(self) -> None:
-        """None of them could be sent: what was counted as answered or refused was dropped."""
+    def take_back(self, replies: int) -> None:
+        """They could not be sent: what was counted as answered or refused was dropped."""
         ...
 
 
-class PdbResponder:
+_ANSWERED = tuple((outcome,) for outcome in Outcome)
+
+
+class _Tallies:
+    """What was counted for each reply, until the transport says what became of it."""
+
+    def __init__(self, counters: QueryCounters) -> None:
+        self.counters = counters
+        # A reply's outcomes, one for each number answered; or how many numbers it refused.
+        self._unsettled: list[tuple[Outcome, ...] | int] = []
+
+    def settle(self, replies: int) -> None:
+        """See Responder."""
+        del self._unsettled[:replies]
+
+    def take_back(self, replies: int) -> None:
+        """See Responder."""
+        counters = self.counters
+        for tally in self._unsettled[:replies]:
+            if isinstance(tally, int):
+                counters.refused[RATE] -= tally
+                counters.dropped[UNSENT] += tally
+            else:
+                for outcome in tally:
+                    counters.answered[outcome] -= 1
+                counters.dropped[UNSENT] += len(tally)
+        del self._unsettled[:replies]
+
+
+class PdbResponder(_Tallies):
     """The pdb dialect: OK with a carrier id, NOT_FOUND, NOT_NUMBER, or silence rather than a doubtful answer."""
 
     late_ns = PDB_LATE_NS
     message_bytes_max = PDB_DATAGRAM_BYTES_MAX
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, legacy: bool, unmapped_carrier_id: int) -> None:
+        super().__init__(counters)
         self._engine = engine
-        self.counters = counters
         self._legacy = legacy
         self._unmapped = unmapped_carrier_id
-        self._unsettled: list[Outcome] = []
 
     def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
         """See Responder."""
@@ -79,22 +107,11 @@ class PdbResponder:
         if query.odd:
             counters.odd += 1
         counters.answered[outcome] += 1
-        self._unsettled.append(outcome)
+        self._unsettled.append(_ANSWERED[outcome])
         return pdb.encode_answer(query, carrier_id)
 
-    def settle(self) -> None:
-        """See Responder."""
-        self._unsettled.clear()
 
-    def take_back(self) -> None:
-        """See Responder."""
-        for outcome in self._unsettled:
-            self.counters.answered[outcome] -= 1
-        self.counters.dropped[UNSENT] += len(self._unsettled)
-        self._unsettled.clear()
-
-
-class NpqResponder:
+class NpqResponder(_Tallies):
     """The npq dialect: one answer message for one query message."""
 
     late_ns = 0  # an answer carries its question's id: a late one does no harm
@@ -102,12 +119,10 @@ class NpqResponder:
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, answer_bytes_max: int, tells_errors: bool) -> None:
         """tells_errors: answer a malformed message too; over UDP that would answer forged sources."""
+        super().__init__(counters)
         self._engine = engine
-        self.counters = counters
         self._bytes_max = answer_bytes_max
         self._tells_errors = tells_errors
-        self._unsettled: list[Outcome] = []
-        self._unsettled_refused = 0
 
     def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
         """See Responder. A query over the client's rate is answered `refused`, number by number."""
@@ -124,11 +139,11 @@ class NpqResponder:
         number = query.numbers if isinstance(query.numbers, str) else str(query.numbers)
         if client.queries_per_second and not client.take(1, now):
             counters.refused[RATE] += 1
-            self._unsettled_refused += 1
+            self._unsettled.append(1)
             return npq.encode_one(query, self._engine.refuse(number))
         answer = self._engine.resolve(number)
         counters.answered[answer.outcome] += 1
-        self._unsettled.append(answer.outcome)
+        self._unsettled.append(_ANSWERED[answer.outcome])
         return npq.encode_one(query, answer)
 
     def _respond_many(self, query: npq.NpqQuery, client: Client, now: float) -> bytes:
@@ -140,29 +155,21 @@ class NpqResponder:
         reply, held = npq.encode_answer(query, answers, self._bytes_max)
         counters.dropped[NO_ROOM] += len(answers) - held
         if allowed:
-            outcomes = [answer.outcome for answer in answers[:held]]
+            outcomes = tuple(answer.outcome for answer in answers[:held])
             for outcome in outcomes:
                 counters.answered[outcome] += 1
-            self._unsettled += outcomes
+            self._unsettled.append(outcomes)
         else:
             counters.refused[RATE] += held
-            self._unsettled_refused += held
+            self._unsettled.append(held)
         return reply
 
     def _error(self, error: ProtocolError) -> bytes | None:
+        """The error message, if there is one; its query was counted as dropped already."""
         if isinstance(error, npq.QueryRefused):
+            self._unsettled.append(())
             return npq.encode_error(error)
-        return npq.encode_error(npq.QueryRefused(None, npq.ERROR_MALFORMED)) if self._tells_errors else None
-
-    def settle(self) -> None:
-        """See Responder."""
-        self._unsettled.clear()
-        self._unsettled_refused = 0
-
-    def take_back(self) -> None:
-        """See Responder. An error message was counted as dropped before."""
-        for outcome in self._unsettled:
-            self.counters.answered[outcome] -= 1
-        self.counters.refused[RATE] -= self._unsettled_refused
-        self.counters.dropped[UNSENT] += len(self._unsettled) + self._unsettled_refused
-        self.settle()
+        if not self._tells_errors:
+            return None
+        self._unsettled.append(())
+        return npq.encode_error(npq.QueryRefused(None, npq.ERROR_MALFORMED))

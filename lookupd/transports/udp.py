@@ -133,9 +133,9 @@ class UdpListener:
             else:
                 self._sock.sendto(run[0], peer)
         except OSError:  # no room in the socket's buffer, or the peer cannot be reached: it will ask again
-            self._responder.take_back()
+            self._responder.take_back(len(run))
         else:
-            self._responder.settle()
+            self._responder.settle(len(run))
         run.clear()
 
     def _send_joined(self, run: list[bytes], peer: Peer) -> None:

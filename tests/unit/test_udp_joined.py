@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lookupd.model import Outcome
+from lookupd.observe.counters import UNSENT
 from lookupd.protocols import npq, pdb
 from tests.conftest import Workbench, serve
 
@@ -59,6 +61,8 @@ class Refusing:
         self._sock = sock
         self._joined = joined
         self._single = single
+        self.lets_pass = -1
+        """Bytes of the replies that are sent all the same."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -72,7 +76,7 @@ class Refusing:
         return self._sock.sendmsg(*arguments)
 
     def sendto(self, *arguments: Any) -> int:
-        if self._single is not None:
+        if self._single is not None and len(arguments[0]) != self.lets_pass:
             raise OSError(self._single, "refused")
         return self._sock.sendto(*arguments)
 
@@ -94,5 +98,25 @@ async def test_answers_that_the_kernel_refuses_are_counted_as_unsent(loaded: Wor
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(burst(served.port("npq", "udp"), NUMBERS), 0.5)
         counters = served.daemon.metrics.queries("npq", "udp")
-        assert counters.received == counters.dropped[-1] == len(NUMBERS)
+        assert counters.received == counters.dropped[UNSENT] == len(NUMBERS)
         assert counters.balance() == sum(counters.answered) == 0
+
+
+async def test_only_the_replies_that_were_refused_are_counted_as_unsent(loaded: Workbench) -> None:
+    """Short and long replies take turns, so that each run is ended by a reply that is counted, but not sent yet."""
+    async with serve(loaded.config()) as served:
+        listener = next(one for (dialect, _), one in served.daemon.listeners.items() if dialect == "pdb")
+        refusing = Refusing(listener._sock, single=errno.ENOBUFS)  # type: ignore[arg-type]
+        refusing.lets_pass = 6  # NOT_FOUND
+        listener._sock = refusing  # type: ignore[assignment]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", served.port("pdb", "udp")))
+            for at in range(10):
+                sock.send(pdb.encode_query("886931111111", at))  # not allocated
+                sock.send(pdb.encode_query("886912345678", at))  # ported
+            await asyncio.sleep(0.3)
+        counters = served.daemon.metrics.queries("pdb", "udp")
+        assert counters.answered[Outcome.NOT_ALLOCATED] == 10
+        assert counters.answered[Outcome.PORTED] == 0
+        assert counters.dropped[UNSENT] == 10
+        assert counters.balance() == 0
