@@ -140,12 +140,20 @@ def apply_notice(change: Change, notice: Notice, file: FeedFile) -> Counts:
     donor_id = change.network_codes[notice.donor] if notice.donor else 0
     ported_at = notice.effective_at or notice.notified_at
     new = change.ported_run(notice.tn, notice.tn_to, route_id, donor_id, ported_at, file.sequence)
-    if notice.kind is NoticeKind.CORRECT:  # it mends the route; when and from where the number came stays
+    if notice.kind is NoticeKind.CORRECT:
+        new = _corrected(notice, old, new)
         counts = change.set_numbers(notice.tn, notice.tn_to, route_id, donor_id or None, None, file.sequence)
     else:
         counts = change.set_numbers(notice.tn, notice.tn_to, route_id, donor_id, ported_at, file.sequence)
     _record(change, JournalKind(notice.kind.value), notice, counts, old, new, file)
     return counts
+
+
+def _corrected(notice: Notice, old: tuple[Ported, ...], new: Ported) -> Ported:
+    """A correction mends the route; when and from where the number came stays, if it is the same for all."""
+    was = old[0] if old and (old[0].tn, old[0].tn_to) == (notice.tn, notice.tn_to) else None
+    donor = notice.donor or (was.donor if was else None)
+    return msgspec.structs.replace(new, donor=donor, ported_at=was.ported_at if was else None)
 
 
 def _record(

@@ -136,6 +136,9 @@ def load_ranges(writer: Writer, ranges: dict[str, NetworkCode], source: str, now
                     f"{source}: range {prefix}: network_code {code!r} is not in the networks table: load it with "
                     "`lookupd-loader networks` first; the store is unchanged"
                 )
+        known = change.transaction.stat(change.handles["ranges"])["entries"]
+        if known and not ranges:
+            raise FeedError(f"{source}: no rows: it would take all {known} ranges out; the store is unchanged")
         counts = change.replace_ranges({prefix: change.network_codes[code] for prefix, code in ranges.items()})
         if counts.added or counts.changed or counts.removed:
             change.record(JournalKind.RANGES, counts, source=source)

@@ -173,7 +173,8 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
 
     previous: BLAKE2b-128 of the entry before, as stored; zeros in the first. old: runs of numbers that
     were ported before the change; a number of the range that is in none was not ported. new: the state
-    after it, None = not ported. digest: the store's, after this change. added, removed, changed: numbers.
+    after it, None = not ported (of a correction over numbers with different pasts, donor and ported_at are
+    None: each kept its own). digest: the store's, after this change. added, removed, changed: numbers.
     A snapshot's old states lie block by block beside the journal, not in the entry; from_empty: none are
     kept, since no number was ported before it.
     """

@@ -25,6 +25,9 @@ _ROUTING_NUMBER = re.compile(r"[0-9A-F]{1,15}")
 _COUNTRY_CODE = re.compile(r"[1-9][0-9]{0,2}")
 
 # RFC 3966 section 3, the visual separators, and the blanks people type.
+BLOCK_DIGITS = 3
+"""The store keeps numbers, and the loader checks their kind, a thousand at a time."""
+
 _SEPARATORS = str.maketrans("", "", " -.()\u00a0")
 
 
@@ -75,6 +78,11 @@ class Plan:
                     continue
                 for prefix in kind.prefixes:
                     head = self.country_code + prefix
+                    if len(head) + BLOCK_DIGITS > digits:
+                        raise ConfigError(
+                            f"kind {kind.name}: prefix {prefix} leaves fewer than {BLOCK_DIGITS} of {length} "
+                            "digits: the kind of a number must hold for its whole thousand"
+                        )
                     index.setdefault(digits, {}).setdefault(len(head), {})[head] = kind
         return {digits: tuple(sorted(heads.items(), reverse=True)) for digits, heads in index.items()}
 
@@ -138,7 +146,10 @@ def load_plan(country_code: str, file: Path | None = None) -> Plan:
         raise ConfigError(f"plan.file {file}: {error}") from None
     if plan.country_code != country_code:
         raise ConfigError(f"plan.file {file}: is for +{plan.country_code}, plan.country_code says {country_code}")
-    return Plan(plan.country_code, plan.trunk_prefix, plan.kinds)
+    try:
+        return Plan(plan.country_code, plan.trunk_prefix, plan.kinds)
+    except ConfigError as error:
+        raise ConfigError(f"plan.file {file}: {error}") from None
 
 
 @lru_cache

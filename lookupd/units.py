@@ -12,8 +12,12 @@ _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000
 _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _SIZE_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?"
+    r"(?:[Zz]|[+-]([0-9]{2}):([0-9]{2}))"
 )
+_CLOCK_MAX = (23, 59, 59, 23, 59)
+"""Hour, minute and second, then hour and minute of the offset: Python's versions differ in what they let pass."""
+
 _TIME_END = 1 << 32
 
 
@@ -46,8 +50,11 @@ def parse_time(text: str) -> UnixSeconds:
 
     Raises ValueError with the reason. A leap second is no valid time here.
     """
-    if not _TIME.fullmatch(text):
+    found = _TIME.fullmatch(text)
+    if not found:
         raise ValueError(f"{text!r} is no RFC 3339 time with an offset, such as 2026-03-01T09:00:00+08:00")
+    if any(int(part) > most for part, most in zip(found.groups("0"), _CLOCK_MAX, strict=True)):
+        raise ValueError(f"{text!r}: there is no such time")
     try:
         seconds = int(datetime.fromisoformat(text.upper()).timestamp())
     except (ValueError, OverflowError):

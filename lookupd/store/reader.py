@@ -36,10 +36,10 @@ from lookupd.store.schema import (
     block_is_sound,
     decode_pending,
     decode_route,
-    decode_state,
     open_databases,
     open_environment,
     unpack_details,
+    unpack_state,
 )
 
 DEFAULT_MAP_SIZE = 64 * 1024**3
@@ -123,7 +123,7 @@ class Reader:
         self.damaged.clear()  # each commit may have mended a block; the next read of it tells
         stored = self._get(META_STATE, db=self._handles["meta"])
         try:
-            self.state = State() if stored is None else decode_state(stored)
+            self.state = State() if stored is None else unpack_state(stored)
             if first or self.state.tables != tables:
                 self._load_tables()
         except (lmdb.Error, msgspec.MsgspecError, struct.error, ValueError) as error:

@@ -12,7 +12,7 @@ the machines that map them are.
     journal         serial (u64)                   -> JournalEntry, MessagePack
     journal_blocks  tn // 1000 (u64), serial (u64) -> n x 24 bytes (PREVIOUS): a snapshot's old states;
                                                       empty for a notice, whose entry has them
-    meta            "format" -> u32; "state" -> State, MessagePack
+    meta            "format" -> u32; "state" -> State, MessagePack, checksum u64
 
 An entry: 15 bits route id (0 = not ported), top bit = a restriction exists. A block of 2,016 bytes leaves
 room for two in a page of 4,096, so a change costs one page copy, as a single record would.
@@ -108,7 +108,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
 
     serial: the journal's last key. digest: sum of all content digests, of networks and of ranges, mod
     2^64. ported: numbers with a route. tables: grows with each change of routes or ranges, so that a
-    reader knows when to read them again.
+    reader knows when to read them again. journal_head: hash of the newest journal entry; zeros before it.
     """
 
     serial: int = 0
@@ -117,10 +117,11 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     blocks: int = 0
     tables: int = 0
     feeds: dict[str, FeedPosition] = {}
+    journal_head: bytes = bytes(16)
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_state = msgspec.msgpack.Decoder(State).decode
+_decode_state = msgspec.msgpack.Decoder(State).decode
 decode_route = msgspec.msgpack.Decoder(RouteRecord).decode
 decode_pending = msgspec.msgpack.Decoder(PendingNotice).decode
 
@@ -190,6 +191,20 @@ def block_is_sound(block: int, value: bytes | memoryview) -> bool:
         len(value) == BLOCK_BYTES
         and xxhash.xxh3_64_intdigest(value[:CHECKED_BYTES], block) == U64.unpack_from(value, CHECKED_BYTES)[0]
     )
+
+
+def pack_state(state: State) -> bytes:
+    """The state's value: MessagePack, then its checksum. A flipped feed position would skip a delta."""
+    packed = encode(state)
+    return packed + U64.pack(checksum(packed, 0))
+
+
+def unpack_state(value: Value) -> State:
+    """Raises ValueError, or msgspec's, when it is not what was written."""
+    packed = bytes(value[:-8])
+    if len(value) < 8 or checksum(packed, 0) != U64.unpack_from(value, len(packed))[0]:
+        raise ValueError("its checksum does not fit")
+    return _decode_state(packed)
 
 
 def pack_details(block: int, records: bytes | bytearray) -> bytes:

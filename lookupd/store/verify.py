@@ -175,12 +175,11 @@ def _check_details(reader: Reader, report: Report) -> None:
 
 
 def _check_journal(reader: Reader, report: Report) -> None:
-    previous: bytes | None = None
+    previous = FIRST
     serial = 0
     try:
         for serial, entry, digest in reader.journal():
-            expected = FIRST if serial == 1 else previous
-            if expected is not None and entry.previous != expected:
+            if entry.previous != previous:
                 report.problem(f"journal entry {serial}: the entry before was changed or is missing")
             previous = digest
             report.journal_entries += 1
@@ -188,3 +187,5 @@ def _check_journal(reader: Reader, report: Report) -> None:
         report.problem(str(error))
     if serial != reader.state.serial:
         report.problem(f"journal ends at {serial}, the state says {reader.state.serial}")
+    elif previous != reader.state.journal_head:
+        report.problem(f"journal entry {serial}, the newest, was changed")

@@ -55,7 +55,6 @@ from lookupd.store.schema import (
     State,
     block_is_sound,
     decode_route,
-    decode_state,
     disk_is_full,
     encode,
     network_term,
@@ -65,9 +64,11 @@ from lookupd.store.schema import (
     open_environment,
     pack_block,
     pack_details,
+    pack_state,
     range_term,
     route_fingerprint,
     unpack_details,
+    unpack_state,
 )
 
 _MASK64 = (1 << 64) - 1
@@ -243,7 +244,7 @@ class Change:
         self.handles = handles
         self.now = now
         stored = transaction.get(META_STATE, db=handles["meta"])
-        state = State() if stored is None else decode_state(stored)
+        state = State() if stored is None else unpack_state(stored)
         self._before = None if stored is None else state
         self.serial = state.serial
         self.digest = state.digest
@@ -536,8 +537,9 @@ class Change:
             self.blocks,
             self._tables + self._tables_changed,
             self.feeds,
+            self._last_hash,
         )
         if state == self._before:
             return False
-        self.transaction.put(META_STATE, encode(state), db=self.handles["meta"])
+        self.transaction.put(META_STATE, pack_state(state), db=self.handles["meta"])
         return True

@@ -22,7 +22,13 @@ from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Workbench, run_cli
 
 HEADER = "tn,network_code,routing_number,donor,ported_at\n"
 TIME = "2026-11-22T10:00:00+08:00"
-LAST_DELTA = {"kind": "port", "tn": "886934000001", "recipient": "1403", "notified_at": TIME, "ref": "A-4"}
+LAST_DELTA: dict[str, object] = {
+    "kind": "port",
+    "tn": "886934000001",
+    "recipient": "1403",
+    "notified_at": TIME,
+    "ref": "A-4",
+}
 
 FEED, GAP, STALE = 4, 5, 6
 AT = 4  # the feed position of the store that all cases share: snapshot 3, delta 4
@@ -876,6 +882,7 @@ def range_row(text: str, reason: str) -> Case:
 
 
 BAD_RANGES = {
+    "header only": Case(RANGE_HEADER, None, "no rows: it would take all"),
     "empty file": Case("", 1, "the header must be prefix,network_code"),
     "column missing": Case("prefix\n88691\n", 1, "the header must be"),
     "column unknown": Case("prefix,network\n88691,1401\n", 1, "the header must be"),

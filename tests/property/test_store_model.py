@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -133,13 +135,58 @@ knowns = st.builds(
 )
 
 FIELDS = ("network_code", "routing_number", "donor", "ported_at")
-kinds = st.sampled_from(["port", "port", "port", "return", "correct"])
-notices = st.builds(
-    lambda kind, run, known, effective: (kind, run, known, effective),
-    kinds,
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A notice before it is known which numbers there are: aim says whether it hits one of them, or its block."""
+
+    kind: str
+    run: tuple[int, int]
+    known: Known
+    effective_at: int | None
+    aim: str
+    at: int
+
+    def numbers(self, ported: dict[int, Known]) -> range:
+        first, count = self.run
+        if self.aim != "anywhere" and ported:
+            hit = sorted(ported)[self.at % len(ported)]
+            if self.aim == "block":
+                first, count = hit - hit % NUMBERS_PER_BLOCK, NUMBERS_PER_BLOCK
+            elif fits(hit, count):
+                first = hit
+            else:
+                first, count = hit, 1
+        return range(first, first + count)
+
+    def waits(self, now: int) -> bool:
+        return self.effective_at is not None and self.effective_at > now
+
+    def row(self, numbers: range) -> dict[str, object]:
+        """As its line in the delta."""
+        row: dict[str, object] = {"kind": self.kind, "tn": str(numbers[0])}
+        if len(numbers) > 1:
+            row["tn_to"] = str(numbers[-1])
+        if self.kind != "return":
+            row["recipient"] = self.known.network_code
+            if self.known.routing_number is not None:
+                row["routing_number"] = self.known.routing_number
+        if self.known.donor is not None:
+            row["donor"] = self.known.donor
+        if self.effective_at is not None:
+            row["effective_at"] = format_time(self.effective_at)
+        return row
+
+
+drafts = st.builds(
+    Draft,
+    st.sampled_from(["port", "return", "correct"]),
     runs,
     knowns,
     st.sampled_from([None, None, None, 1_772_326_800, NOW, NOW + 500, NOW + 900]),
+    st.sampled_from(["anywhere", "number", "number", "block"]),
+    st.integers(0, 9999),
 )
 
 
@@ -202,7 +249,7 @@ class Store(RuleBasedStateMachine):
         self._set_network(code, operator, routing_number, carrier_id)
         self._load_networks([code])
 
-    @rule(ranges=st.dictionaries(st.sampled_from(RANGE_PREFIXES), st.sampled_from(CODES[:3])))
+    @rule(ranges=st.dictionaries(st.sampled_from(RANGE_PREFIXES), st.sampled_from(CODES[:3]), min_size=1))
     def change_ranges(self, ranges: dict[str, str]) -> None:
         self._load_ranges(ranges)
 
@@ -255,44 +302,36 @@ class Store(RuleBasedStateMachine):
         assert counts == (len(new), added, removed, changed, len(new) - added - changed, 0)
         self.check(touched)
 
-    @rule(content=st.lists(notices, min_size=1, max_size=4))
-    def delta(self, content: list[tuple[str, tuple[int, int], Known, int | None]]) -> None:
+    @rule(content=st.lists(drafts, min_size=1, max_size=4))
+    def delta(self, content: list[Draft]) -> None:
         self.model.sequence += 1
         rows = []
         touched: dict[int, Known | None] = {}
-        for line, (kind, (first, count), known, effective_at) in enumerate(content, 1):
-            row: dict[str, object] = {"kind": kind, "tn": str(first)}
-            if count > 1:
-                row["tn_to"] = str(first + count - 1)
-            if kind != "return":
-                row["recipient"] = known.network_code
-                row |= {} if known.routing_number is None else {"routing_number": known.routing_number}
-            row |= {} if known.donor is None else {"donor": known.donor}
-            row |= {} if effective_at is None else {"effective_at": format_time(effective_at)}
-            rows.append(row)
-            old = self._apply(kind, range(first, first + count), known, effective_at, line)
-            touched = old | touched
+        for line, draft in enumerate(content, 1):
+            numbers = draft.numbers(self.model.numbers)
+            rows.append(draft.row(numbers))
+            touched = self._apply(draft, numbers, line) | touched
         result = self.workbench.delta(*rows, sequence=self.model.sequence, now=self.now)
         self.last_delta = self.workbench.folder / f"delta-main-{self.model.sequence}.ndjson"
-        waiting = sum(effective_at is not None and effective_at > self.now for *_, effective_at in content)
+        waiting = sum(draft.waits(self.now) for draft in content)
         assert (result.result, result.applied, result.pending) == ("applied", len(content) - waiting, waiting)
         self.check(touched)
 
-    def _apply(
-        self, kind: str, numbers: range, known: Known, effective_at: int | None, line: int
-    ) -> dict[int, Known | None]:
-        model = self.model
+    def _apply(self, draft: Draft, numbers: range, line: int) -> dict[int, Known | None]:
+        """Do to the dict what the store should do; returns the old states."""
+        model, known = self.model, draft.known
         old = {tn: model.numbers.get(tn) for tn in numbers}
-        if effective_at is not None and effective_at > self.now:
-            model.pending.append((effective_at, model.sequence, line))
+        if draft.waits(self.now):
+            assert draft.effective_at is not None
+            model.pending.append((draft.effective_at, model.sequence, line))
             model.record(JournalKind.SCHEDULED, old)
             return old
-        model.record(JournalKind(kind), old)
+        model.record(JournalKind(draft.kind), old)
         for tn, before in old.items():
-            if kind == "return":
+            if draft.kind == "return":
                 model.numbers.pop(tn, None)
-            elif kind == "port":
-                ported_at = effective_at or NOTIFIED_AT
+            elif draft.kind == "port":
+                ported_at = draft.effective_at or NOTIFIED_AT
                 model.numbers[tn] = replace(known, ported_at=ported_at, sequence=model.sequence)
             else:  # a correction keeps what it does not say
                 model.numbers[tn] = Known(
@@ -437,3 +476,41 @@ def raw_journal(
 
 TestStore = Store.TestCase
 TestStore.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
+
+
+ROW = ("886912345678", "1402", "D1", "1401", "2026-03-01T09:00:00+08:00")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (1, "1403"),
+        (2, ""),
+        (2, "D2"),
+        (3, ""),
+        (3, "1403"),
+        (4, ""),
+        (4, "2026-03-01T09:00:01+08:00"),
+    ],
+)
+def test_snapshot_that_differs_in_one_field_changes_that_number_alone(
+    workbench: Workbench, field: int, value: str
+) -> None:
+    def text(row: Sequence[str]) -> str:
+        beside = "886912345677,1402,,,\n"
+        return "tn,network_code,routing_number,donor,ported_at\n" + beside + ",".join(row) + "\n"
+
+    workbench.load_tables()
+    workbench.snapshot(text(ROW))
+    result = workbench.snapshot(text([*ROW[:field], value, *ROW[field + 1 :]]), sequence=2)
+    assert (result.added, result.removed, result.changed, result.unchanged) == (0, 0, 1, 1)
+    number, beside = TN(int(ROW[0])), TN(int(ROW[0]) - 1)
+    with workbench.reader() as reader:
+        found, other = reader.ported(number), reader.ported(beside)
+        assert found is not None
+        assert other is not None
+        fields = (found.network_code, found.routing_number, found.donor, format_time(found.ported_at))
+        assert fields[field - 1] == ({4: "2026-03-01T01:00:01Z"}.get(field, value) if value else None)
+        assert (found.sequence, other.sequence) == (2, 1)
+        assert [entry.kind for _, entry in reader.history(number)] == [JournalKind.SNAPSHOT]
+        assert reader.history(beside) == []

@@ -11,6 +11,7 @@ import pytest
 
 from lookupd.client import LookupClient, NoAnswer
 from lookupd.errors import LookupdError
+from lookupd.model import TN
 from lookupd.protocols import npq
 from tests.conftest import Workbench, free_port, run_cli, run_daemon, serve
 
@@ -207,3 +208,13 @@ def test_every_command_has_help_with_an_example(module: str) -> None:
         help_text = CliRunner().invoke(cli, [name, "--help"]).output
         assert "Example" in help_text, name
         assert name == "serve" or "--json" in help_text, name
+
+
+def test_history_of_a_correction_tells_what_was_kept(loaded: Workbench) -> None:
+    """A correction mends the route; its journal entry says the donor and the time that the store keeps."""
+    loaded.delta({"kind": "correct", "tn": "886912345678", "recipient": "1403"}, sequence=2)
+    with loaded.reader() as reader:
+        kept = reader.ported(TN(886912345678))
+        assert kept is not None
+        assert (kept.network_code, kept.donor, kept.ported_at) == ("1403", "1401", 1772326800)
+        assert reader.history(TN(886912345678))[0][1].new == kept

@@ -36,10 +36,11 @@ from lookupd.store.schema import (
     State,
     block_is_sound,
     decode_route,
-    decode_state,
     encode,
     pack_block,
+    pack_state,
     unpack_details,
+    unpack_state,
 )
 from lookupd.store.verify import Report, verify
 from lookupd.store.writer import Writer
@@ -108,7 +109,7 @@ def outcomes(workbench: Workbench, *numbers: int) -> list[tuple[Outcome, str | N
         engine.reader = reader
         engine.begin(UnixSeconds(2_000_000_000))
         answers = [engine.resolve(str(tn)) for tn in numbers]
-    return [(answer.outcome, answer.route and answer.route.network_code) for answer in answers]
+    return [(answer.outcome, answer.route.network_code if answer.route else None) for answer in answers]
 
 
 def mend(workbench: Workbench) -> int:
@@ -275,7 +276,7 @@ def with_history(loaded: Workbench) -> Workbench:
     return loaded
 
 
-@pytest.mark.parametrize("serial", [1, 3, 4])
+@pytest.mark.parametrize("serial", [1, 3, 5])  # the oldest, one between, the newest
 def test_every_flipped_byte_of_a_journal_entry_is_found(with_history: Workbench, serial: int) -> None:
     store, key = with_history.store, SERIAL_KEY.pack(serial)
     value = stored(store, "journal", key)
@@ -295,7 +296,7 @@ def test_damaged_journal_is_told_by_the_command_and_answers_go_on(with_history: 
     assert outcomes(with_history, PORTED) == [(Outcome.PORTED, "1403")]
 
 
-@pytest.mark.parametrize("serial", [2, 3, 5])  # not the oldest: entries that are old enough may go
+@pytest.mark.parametrize("serial", [1, 2, 3, 5])
 def test_lost_journal_entry_is_found(with_history: Workbench, serial: int) -> None:
     put(with_history.store, "journal", SERIAL_KEY.pack(serial), None)
     code, problems = verify_command(with_history)
@@ -331,17 +332,14 @@ def test_state_that_is_garbage_is_said_by_reader_and_writer(loaded: Workbench, v
     assert code == 1
 
 
-def test_no_flipped_byte_of_the_state_escapes_as_anything_but_a_store_error(loaded: Workbench) -> None:
+def test_every_flipped_byte_of_the_state_is_said(loaded: Workbench) -> None:
+    """A feed position one higher would skip a delta, and nothing else would tell."""
     value = stored(loaded.store, "meta", META_STATE)
-    said = 0
     for at in range(len(value)):
         for mask in (0x01, 0x20, 0x80, 0xFF):
             put(loaded.store, "meta", META_STATE, flipped(value, at, mask))
-            try:
+            with pytest.raises(StoreError, match="damaged"):
                 verified(loaded)
-            except StoreError as error:
-                said += "damaged" in str(error)
-    assert said > len(value) // 4
     put(loaded.store, "meta", META_STATE, value)
     assert verified(loaded).problems == []
 
@@ -356,9 +354,9 @@ def test_no_flipped_byte_of_the_state_escapes_as_anything_but_a_store_error(load
     ],
 )
 def test_state_that_says_something_else_is_found(loaded: Workbench, name: str, problem: str) -> None:
-    state = decode_state(stored(loaded.store, "meta", META_STATE))
+    state = unpack_state(stored(loaded.store, "meta", META_STATE))
     changed = msgspec.structs.replace(state, **{name: getattr(state, name) - 1})
-    put(loaded.store, "meta", META_STATE, encode(changed))
+    put(loaded.store, "meta", META_STATE, pack_state(changed))
     code, problems = verify_command(loaded)
     assert (code, len(problems)) == (6, 1)
     assert problems[0].startswith(problem)
@@ -366,8 +364,10 @@ def test_state_that_says_something_else_is_found(loaded: Workbench, name: str, p
 
 @pytest.mark.parametrize("name", ["digest", "ported", "blocks"])
 def test_wrong_count_or_digest_of_the_state_is_mended_by_a_snapshot(loaded: Workbench, name: str) -> None:
-    state = decode_state(stored(loaded.store, "meta", META_STATE))
-    put(loaded.store, "meta", META_STATE, encode(msgspec.structs.replace(state, **{name: getattr(state, name) + 7})))
+    state = unpack_state(stored(loaded.store, "meta", META_STATE))
+    put(
+        loaded.store, "meta", META_STATE, pack_state(msgspec.structs.replace(state, **{name: getattr(state, name) + 7}))
+    )
     mend(loaded)
     assert loaded.state()[1] == state.digest
 
@@ -608,5 +608,5 @@ def test_state_is_what_the_tests_take_it_for(loaded: Workbench) -> None:
     assert len(stored(loaded.store, "blocks", KEY)) == BLOCK_BYTES
     assert len(stored(loaded.store, "details", KEY)) == 2 * DETAIL.size + 8
     serial, digest, _ = loaded.state()
-    state: State = decode_state(stored(loaded.store, "meta", META_STATE))
+    state: State = unpack_state(stored(loaded.store, "meta", META_STATE))
     assert (state.serial, state.digest) == (serial, digest)

@@ -112,6 +112,11 @@ def test_plan_agrees_with_libphonenumber() -> None:
         ('country_code = "81"\ntrunk_prefix = "0"\nkind = []', "is for +81"),
         ('country_code = "886"', "trunk_prefix"),
         ("country_code = ", "file"),
+        (
+            'country_code = "886"\ntrunk_prefix = "0"\n'
+            '[[kind]]\nname = "x"\nportable = true\nprefixes = ["9123456"]\nlengths = [9]',
+            "leaves fewer than 3",
+        ),
         ('country_code = "886"\ntrunk_prefix = "0"\nkind = []\nmore = 1', "more"),
     ],
 )
