@@ -36,12 +36,15 @@ class Responder(Protocol):
         """
         ...
 
-    def settle(self, replies: int) -> None:
-        """The oldest so many replies that were not settled yet are sent."""
+    def take_back(self, first: int, count: int) -> None:
+        """Some of the replies since `settle`, counted from 0, could not be sent.
+
+        What was counted for them as answered or refused was dropped.
+        """
         ...
 
-    def take_back(self, replies: int) -> None:
-        """They could not be sent: what was counted as answered or refused was dropped."""
+    def settle(self) -> None:
+        """Nothing more will be said about the replies so far."""
         ...
 
 
@@ -49,21 +52,21 @@ _ANSWERED = tuple((outcome,) for outcome in Outcome)
 
 
 class _Tallies:
-    """What was counted for each reply, until the transport says what became of it."""
+    """What was counted for each reply, until the transport has said what became of it."""
 
     def __init__(self, counters: QueryCounters) -> None:
         self.counters = counters
         # A reply's outcomes, one for each number answered; or how many numbers it refused.
         self._unsettled: list[tuple[Outcome, ...] | int] = []
 
-    def settle(self, replies: int) -> None:
+    def settle(self) -> None:
         """See Responder."""
-        del self._unsettled[:replies]
+        self._unsettled.clear()
 
-    def take_back(self, replies: int) -> None:
+    def take_back(self, first: int, count: int) -> None:
         """See Responder."""
         counters = self.counters
-        for tally in self._unsettled[:replies]:
+        for tally in self._unsettled[first : first + count]:
             if isinstance(tally, int):
                 counters.refused[RATE] -= tally
                 counters.dropped[UNSENT] += tally
@@ -71,7 +74,6 @@ class _Tallies:
                 for outcome in tally:
                     counters.answered[outcome] -= 1
                 counters.dropped[UNSENT] += len(tally)
-        del self._unsettled[:replies]
 
 
 class PdbResponder(_Tallies):

@@ -27,6 +27,9 @@ NOT_FOUND: Final = 3
 
 HEADER = struct.Struct(">BBBBH")
 _CARRIER = struct.Struct(">h")
+_TAIL = struct.Struct(">xh")
+"""The number's zero byte, and the carrier id."""
+
 _DIGIT_ZERO, _DIGIT_NINE = 0x30, 0x39
 
 
@@ -98,13 +101,14 @@ def encode_answer(query: PdbQuery, carrier_id: int | None) -> bytes:
     carrier_id: 1 to 32767. Length byte = bytes sent, no padding: clients have a buffer to overrun.
     """
     if query.id is None:
-        return (query.number or "").encode("ascii") + b"\0" + _CARRIER.pack(carrier_id or 0)
+        return (query.number or "").encode("ascii") + _TAIL.pack(carrier_id or 0)
     if query.number is None:
         return HEADER.pack(VERSION, REPLY, NOT_NUMBER, HEADER.size, query.id)
     if carrier_id is None:
         return HEADER.pack(VERSION, REPLY, NOT_FOUND, HEADER.size, query.id)
-    payload = query.number.encode("ascii") + b"\0" + _CARRIER.pack(carrier_id)
-    return HEADER.pack(VERSION, REPLY, OK, HEADER.size + len(payload), query.id) + payload
+    number = query.number.encode("ascii")
+    length = HEADER.size + len(number) + _TAIL.size
+    return HEADER.pack(VERSION, REPLY, OK, length, query.id) + number + _TAIL.pack(carrier_id)
 
 
 def encode_query(number: str, query_id: int) -> bytes:

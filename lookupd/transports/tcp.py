@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
             at = end
         if replies:
             self._transport.write(b"".join(replies))
-            self._responder.settle(len(replies) // 2)
+            self._responder.settle()
         if len(received) - at >= header and FRAME_HEADER.unpack_from(received, at)[0] > NPQ_FRAME_BYTES_MAX:
             self.close("frame_too_long")
         return at

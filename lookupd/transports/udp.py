@@ -54,7 +54,10 @@ class UdpListener:
         # Until this moment of the monotonic clock no datagram can be late and the kernel need not be asked
         # when it arrived, which costs a tenth of a query. See `_socket_is_empty`.
         self._fresh_until = 0 if responder.late_ns or self._wildcard else _ALWAYS
+        # Replies of one length to one peer that follow one another leave in one system call; on an address
+        # that stands for all, each may have to leave from another one, and goes alone.
         self._run: list[bytes] = []
+        self._replied = 0
         self._run_peer: Peer = ("", 0)
         self._run_ancillary = _NO_ANCILLARY
         self._run_max = 1 if self._wildcard else REPLIES_JOINED_MAX
@@ -74,7 +77,7 @@ class UdpListener:
         bytes_max = responder.message_bytes_max
         self._begin_batch()
         now = time.monotonic()
-        ancillary = _NO_ANCILLARY
+        ancillary, run = _NO_ANCILLARY, self._run
         for _ in range(DATAGRAMS_PER_BATCH):
             try:
                 fresh = clock() < self._fresh_until
@@ -96,10 +99,17 @@ class UdpListener:
                 responder.counters.dropped[LATE] += 1
             else:
                 reply = responder.respond(datagram, client, now)
-                if reply is not None:
-                    self._queue(reply, peer, ancillary)
-        if self._run:
+                if reply is None:
+                    continue
+                if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
+                    self._send_run()
+                run.append(reply)
+                self._run_peer = peer
+                self._run_ancillary = ancillary
+        if run:
             self._send_run()
+        self._replied = 0
+        responder.settle()
 
     def _is_late(self, ancillary: Ancillary) -> bool:
         late_ns = self._responder.late_ns
@@ -109,19 +119,6 @@ class UdpListener:
         """What is read from now on arrived after now; half the limit later it is not half the limit old."""
         if self._responder.late_ns and not self._wildcard:
             self._fresh_until = time.monotonic_ns() + self._responder.late_ns // 2
-
-    # -- replies: those of one length to one peer that follow one another leave in one system call ------------
-
-    def _queue(self, reply: bytes, peer: Peer, ancillary: Ancillary) -> None:
-        """Put the reply to those that wait, after sending them if it cannot go with them."""
-        run = self._run
-        if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
-            self._send_run()
-        run.append(reply)
-        self._run_peer = peer
-        self._run_ancillary = ancillary
-        if self._wildcard:
-            self._send_run()  # each may have to leave from another address
 
     def _send_run(self) -> None:
         run, peer = self._run, self._run_peer
@@ -133,9 +130,8 @@ class UdpListener:
             else:
                 self._sock.sendto(run[0], peer)
         except OSError:  # no room in the socket's buffer, or the peer cannot be reached: it will ask again
-            self._responder.take_back(len(run))
-        else:
-            self._responder.settle(len(run))
+            self._responder.take_back(self._replied, len(run))
+        self._replied += len(run)
         run.clear()
 
     def _send_joined(self, run: list[bytes], peer: Peer) -> None:

@@ -259,11 +259,10 @@ def replies_of(responder: Responder, messages: list[tuple[bytes, bool]], *, lost
             after = [*counters.answered, *counters.refused]
             kept = [at + now - was for at, now, was in zip(kept, after, before, strict=True)]
     if lost:
-        responder.take_back(sum(reply is not None for reply in replies))
+        responder.take_back(0, sum(reply is not None for reply in replies))
         assert [*counters.answered, *counters.refused] == kept
         assert counters.balance() == 0
-    else:
-        responder.settle(sum(reply is not None for reply in replies))
+    responder.settle()
     return replies
 
 

@@ -301,7 +301,7 @@ def test_request_is_answered_as_the_sheet_says(engine: Engine, datagram: bytes, 
     assert bench.ask(datagram) == reply
     assert [at for at, count in enumerate(bench.counters.answered) if count] == [outcome]
     assert bench.counters.odd == 0
-    bench.responder.take_back(1)
+    bench.responder.take_back(0, 1)
     assert (sum(bench.counters.answered), bench.counters.dropped[UNSENT], bench.counters.balance()) == (0, 1, 0)
 
 
