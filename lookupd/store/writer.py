@@ -33,11 +33,11 @@ from lookupd.model import (
     UnixSeconds,
 )
 from lookupd.store import journal
+from lookupd.store.block import UnpackedBlock
 from lookupd.store.reader import DEFAULT_MAP_SIZE, Reader
 from lookupd.store.schema import (
     BLOCK_KEY,
     CHECKED_BYTES,
-    DETAIL,
     DISK_FULL,
     ENTRIES_BYTES,
     JOURNAL_BLOCK_KEY,
@@ -190,49 +190,6 @@ class Writer:
                 time.sleep(0.02)
 
 
-class _Block:
-    """One block, unpacked for change."""
-
-    __slots__ = ("content", "details", "entries", "existed")
-
-    def __init__(self, entries: bytearray, content: int, details: bytearray, existed: bool) -> None:
-        self.entries = entries
-        self.content = content
-        self.details = details
-        self.existed = existed
-
-    def find_detail(self, offset: int) -> int:
-        """Byte position of the offset's record, or where it belongs."""
-        low, high = 0, len(self.details) // DETAIL.size
-        while low < high:
-            middle = (low + high) // 2
-            if U16.unpack_from(self.details, middle * DETAIL.size)[0] < offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low * DETAIL.size
-
-    def detail(self, offset: int) -> tuple[int, int, int]:
-        """Donor's route id, ported_at and sequence of a number; zeros if none is kept."""
-        at = self.find_detail(offset)
-        if at < len(self.details):
-            found, donor_id, ported_at, sequence = DETAIL.unpack_from(self.details, at)
-            if found == offset:
-                return donor_id, ported_at, sequence
-        return 0, 0, 0
-
-    def put_detail(self, offset: int, donor_id: int, ported_at: int, sequence: int) -> None:
-        at = self.find_detail(offset)
-        have = at < len(self.details) and U16.unpack_from(self.details, at)[0] == offset
-        record = DETAIL.pack(offset, donor_id, ported_at, sequence)
-        self.details[at : at + DETAIL.size if have else at] = record
-
-    def delete_detail(self, offset: int) -> None:
-        at = self.find_detail(offset)
-        if at < len(self.details) and U16.unpack_from(self.details, at)[0] == offset:
-            del self.details[at : at + DETAIL.size]
-
-
 class Change:
     """What one transaction does to the store. Made by `Writer.change`; do not keep it.
 
@@ -254,7 +211,7 @@ class Change:
         self._tables = state.tables
         self._tables_changed = False
         self._last_hash = journal.last_hash(transaction, handles["journal"], state.serial)
-        self._cache: dict[int, _Block] = {}
+        self._cache: dict[int, UnpackedBlock] = {}
         self.routes: list[RouteRecord | None] = [None]
         self.fingerprints: list[int] = [0]
         self._own: dict[str, int] = {}
@@ -373,7 +330,7 @@ class Change:
 
     # -- numbers -----------------------------------------------------------------------------------------
 
-    def _block(self, block: int) -> _Block:
+    def _block(self, block: int) -> UnpackedBlock:
         found = self._cache.get(block)
         if found is None:
             if len(self._cache) >= BLOCKS_CACHED_MAX:
@@ -381,16 +338,16 @@ class Change:
             found = self._cache[block] = self._read_block(block)
         return found
 
-    def _read_block(self, block: int) -> _Block:
+    def _read_block(self, block: int) -> UnpackedBlock:
         key = BLOCK_KEY.pack(block)
         value = self.transaction.get(key, db=self.handles["blocks"])
         if value is None:
-            return _Block(bytearray(ENTRIES_BYTES), 0, bytearray(), False)
+            return UnpackedBlock(bytearray(ENTRIES_BYTES), 0, bytearray(), False)
         if not block_is_sound(block, value):
             raise StoreError(f"block {block} is damaged: load the last snapshot again; nothing was changed")
         content = U64.unpack_from(value, ENTRIES_BYTES)[0]
         details = unpack_details(block, self.transaction.get(key, db=self.handles["details"]))
-        return _Block(bytearray(value[: CHECKED_BYTES - 8]), content, bytearray(details), True)
+        return UnpackedBlock(bytearray(value[: CHECKED_BYTES - 8]), content, bytearray(details), True)
 
     def old_states(self, tn: TN, tn_to: TN) -> tuple[Ported, ...]:
         """The ported numbers among tn..tn_to, as runs of consecutive numbers that share everything."""
@@ -463,7 +420,7 @@ class Change:
         self.ported += counts.added - counts.removed
         return counts
 
-    def _move_content(self, page: _Block, number: int, old_id: int, route_id: int) -> None:
+    def _move_content(self, page: UnpackedBlock, number: int, old_id: int, route_id: int) -> None:
         """Take a number's old share out of its block's content digest and the store's, put the new one in."""
         difference = 0
         if old_id:
