@@ -216,7 +216,7 @@ def _result(change: Change, file: FeedFile, result: str, counts: Counts, applied
         sequence=file.sequence,
         result=result,
         serial=change.serial,
-        digest=format_digest(change.digest & ((1 << 64) - 1)),
+        digest=format_digest(change.digest),
         applied=applied,
         pending=pending,
         added=counts.added,

@@ -275,10 +275,8 @@ def write_manifest(path: Path, rows: int, created_at: str) -> None:
     """Put the manifest beside a data file named as the format wants it, by rename: then the file is complete."""
     found = _FILE_NAME.fullmatch(path.name)
     assert found is not None, path.name
-    digest = hashlib.sha256()
     with path.open("rb") as data:
-        while chunk := data.read(PARSE_CHUNK_BYTES):
-            digest.update(chunk)
+        digest = hashlib.file_digest(data, "sha256")
     kind: Literal["snapshot", "delta"] = "snapshot" if found["type"] == "snapshot" else "delta"
     manifest = Manifest(
         found["feed"], kind, int(found["sequence"]), created_at, rows, path.stat().st_size, digest.hexdigest()

@@ -151,7 +151,7 @@ def _result(table: str, change: Change, counts: Counts) -> TableResult:
         table,
         result,
         change.serial,
-        format_digest(change.digest & ((1 << 64) - 1)),
+        format_digest(change.digest),
         counts.added,
         counts.removed,
         counts.changed,

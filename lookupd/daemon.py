@@ -287,7 +287,10 @@ def _open_warm(path: Path, map_size: int) -> Reader:
 
 
 async def _close(listener: Listener) -> None:
-    if isinstance(listener, UdpListener):
-        listener.close()
-    else:
-        await listener.close(DRAIN_SECONDS)
+    match listener:
+        case UdpListener():
+            listener.close()
+        case TcpListener():
+            await listener.close(DRAIN_SECONDS)
+        case HttpListener():
+            await listener.close()

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 import uvloop
 
@@ -27,6 +28,7 @@ from lookupd.daemon import Daemon
 from lookupd.model import UnixSeconds
 from lookupd.numbering import load_plan
 from lookupd.store.reader import Reader
+from lookupd.store.schema import DATABASES
 from lookupd.store.writer import Writer
 
 PLAN = load_plan("886")
@@ -143,6 +145,22 @@ def loaded(workbench: Workbench) -> Workbench:
     workbench.load_tables()
     workbench.snapshot()
     return workbench
+
+
+Dump = dict[str, list[tuple[bytes, bytes]]]
+
+
+def dump(store: Path) -> Dump:
+    """Every key and value of every database."""
+    environment = lmdb.open(str(store), readonly=True, max_dbs=16, lib_version=0)
+    try:
+        with environment.begin() as transaction:
+            return {
+                name: list(transaction.cursor(db=environment.open_db(name.encode(), txn=transaction, create=False)))
+                for name in DATABASES
+            }
+    finally:
+        environment.close()
 
 
 class Served:

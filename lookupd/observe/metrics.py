@@ -29,6 +29,7 @@ class Metrics(Collector):
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
         self.http_refused = 0
+        self.http_malformed = 0
         self.started_at = time.time()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -69,6 +70,7 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
         )
+        yield CounterMetricFamily("lookupd_http_malformed", "HTTP requests that are none.", self.http_malformed)
 
     def _collect_queries(self) -> Iterator[Metric]:
         place = ["dialect", "transport"]

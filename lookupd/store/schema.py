@@ -172,8 +172,8 @@ def range_term(prefix: str, network_code: str) -> int:
 
 
 def format_digest(digest: int) -> str:
-    """As people compare it: 16 hex digits."""
-    return f"{digest:016x}"
+    """As people compare it: 16 hex digits, mod 2^64."""
+    return f"{digest & _MASK64:016x}"
 
 
 # -- values ----------------------------------------------------------------------------------------------

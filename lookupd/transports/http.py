@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from lookupd.access import Access
-from lookupd.limits import CONNECTION_IDLE_SECONDS, HTTP_BODY_BYTES_MAX
+from lookupd.limits import CONNECTION_IDLE_SECONDS, DRAIN_SECONDS, HTTP_BODY_BYTES_MAX
+from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE, Metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Troubles(logging.Handler):
+    """aiohttp would write a traceback for each request that is no HTTP: those are the peer's fault, and counted."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            self._metrics.http_malformed += 1
+        elif record.levelno >= logging.WARNING:
+            log("http_failed", message=record.getMessage(), error=repr(error))
+
+
+def _quiet_logger(metrics: Metrics) -> logging.Logger:
+    """One of our own, so that nobody else's settings of logging matter."""
+    logger = logging.Logger("lookupd.http")
+    logger.addHandler(_Troubles(metrics))
+    return logger
 
 
 class HttpListener:
@@ -30,7 +55,12 @@ class HttpListener:
         application.router.add_get("/livez", self._get_livez)
         application.router.add_get("/readyz", self._get_readyz)
         self._runner = web.AppRunner(
-            application, access_log=None, keepalive_timeout=CONNECTION_IDLE_SECONDS, handle_signals=False
+            application,
+            access_log=None,
+            keepalive_timeout=CONNECTION_IDLE_SECONDS,
+            handle_signals=False,
+            shutdown_timeout=DRAIN_SECONDS,
+            logger=_quiet_logger(metrics),
         )
 
     @property
@@ -48,9 +78,8 @@ class HttpListener:
         """A new clients list."""
         self.access = access
 
-    async def close(self, drain_seconds: float) -> None:
-        """Let answers leave, then close."""
-        self._runner._shutdown_timeout = drain_seconds
+    async def close(self) -> None:
+        """Let answers leave, for a while, then close."""
         await self._runner.cleanup()
 
     @web.middleware

@@ -142,9 +142,9 @@ class UdpListener:
         except OSError as error:
             if error.errno not in _NO_SEGMENTS:
                 raise
-            self._run_max = 1
             for reply in run:
                 self._sock.sendto(reply, peer)
+            self._run_max = 1  # only now: a peer that cannot be reached at all says nothing about the kernel
 
     def close(self) -> None:
         """Answer what has arrived, then close the socket."""

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 import zstandard
 from click.testing import CliRunner
 
 from loader.cli import cli
-from lookupd.store.schema import DATABASES
-from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Workbench, run_cli
+from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Dump, Workbench, dump, run_cli
 
 HEADER = "tn,network_code,routing_number,donor,ported_at\n"
 TIME = "2026-11-22T10:00:00+08:00"
@@ -32,8 +30,6 @@ LAST_DELTA: dict[str, object] = {
 
 FEED, GAP, STALE = 4, 5, 6
 AT = 4  # the feed position of the store that all cases share: snapshot 3, delta 4
-
-Dump = dict[str, list[tuple[bytes, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -67,19 +63,6 @@ def load(command: str, path: Path, store: Path, *options: str) -> Loaded:
     reply = json.loads(result.stdout)  # one object, nothing else
     assert result.stdout.count("\n") == 1
     return Loaded(result.exit_code, reply, result.stderr.splitlines())
-
-
-def dump(store: Path) -> Dump:
-    """Every key and value of every database."""
-    environment = lmdb.open(str(store), readonly=True, max_dbs=16, lib_version=0)
-    try:
-        with environment.begin() as transaction:
-            return {
-                name: list(transaction.cursor(db=environment.open_db(name.encode(), txn=transaction, create=False)))
-                for name in DATABASES
-            }
-    finally:
-        environment.close()
 
 
 def notice(**changed: object) -> str:

@@ -23,7 +23,6 @@ from lookupd.errors import StoreError
 from lookupd.model import TN, NetworkCode, RoutingNumber, UnixSeconds
 from lookupd.store.reader import DEFAULT_MAP_SIZE, Reader
 from lookupd.store.schema import (
-    DATABASES,
     ROUTE_MASK,
     RouteRecord,
     network_term,
@@ -34,7 +33,7 @@ from lookupd.store.schema import (
 )
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
-from tests.conftest import SNAPSHOT, Workbench, run_cli
+from tests.conftest import SNAPSHOT, Workbench, dump, run_cli
 
 TIME = "2026-11-22T10:00:00+08:00"
 SEED = 20261122
@@ -73,19 +72,6 @@ def content(numbers: Numbers) -> Content:
 
 def snapshot_text(numbers: Mapping[int, str]) -> str:
     return "tn,network_code\n" + "".join(f"{tn},{code}\n" for tn, code in numbers.items())
-
-
-def dump(store: Path) -> dict[str, list[tuple[bytes, bytes]]]:
-    """Every key and value of every database."""
-    environment = lmdb.open(str(store), readonly=True, max_dbs=16, lib_version=0)
-    try:
-        with environment.begin() as transaction:
-            return {
-                name: list(transaction.cursor(db=environment.open_db(name.encode(), txn=transaction, create=False)))
-                for name in DATABASES
-            }
-    finally:
-        environment.close()
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------

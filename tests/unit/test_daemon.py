@@ -253,6 +253,31 @@ async def test_http_tells_liveness_readiness_and_nothing_else(loaded: Workbench)
             assert reply.status == 405
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\0\1\2\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 50_000 + b"\r\n\r\n",
+        bytes(range(128, 256)) * 50,
+    ],
+)
+async def test_what_is_no_http_is_refused_and_counted_without_a_log_line(
+    loaded: Workbench, request_bytes: bytes, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(loaded.config()) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port("http", "http"))
+        capfd.readouterr()
+        writer.write(request_bytes)
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+        assert capfd.readouterr().err == ""
+        assert not caplog.records
+        assert (await scrape(served))["lookupd_http_malformed_total"] == 1
+
+
 async def test_metric_labels_are_closed_sets(loaded: Workbench) -> None:
     """What a peer sends can never become a label."""
     async with serve(loaded.config()) as served:

@@ -102,6 +102,18 @@ async def test_answers_that_the_kernel_refuses_are_counted_as_unsent(loaded: Wor
         assert counters.balance() == sum(counters.answered) == 0
 
 
+async def test_peer_that_cannot_be_reached_does_not_end_joining(loaded: Workbench) -> None:
+    """A forged source port 0 is refused by the kernel with the same code as a kernel that cannot join."""
+    async with serve(loaded.config()) as served:
+        listener = next(one for (dialect, _), one in served.daemon.listeners.items() if dialect == "npq")
+        before = listener._run_max  # type: ignore[union-attr]
+        listener._run[:] = [b"12345678", b"12345678"]  # type: ignore[union-attr]
+        listener._run_peer = ("127.0.0.1", 0)  # type: ignore[union-attr]
+        listener._send_run()  # type: ignore[union-attr]
+        assert listener._run_max == before > 1  # type: ignore[union-attr]
+        assert await burst(served.port("npq", "udp"), NUMBERS) == list(range(len(NUMBERS)))
+
+
 async def test_only_the_replies_that_were_refused_are_counted_as_unsent(loaded: Workbench) -> None:
     """Short and long replies take turns, so that each run is ended by a reply that is counted, but not sent yet."""
     async with serve(loaded.config()) as served:
