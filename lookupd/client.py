@@ -16,7 +16,13 @@ from typing import Self
 
 from lookupd.config import Endpoint, parse_endpoint
 from lookupd.errors import LookupdError, ProtocolError
-from lookupd.limits import CLIENT_HEDGE_SECONDS, CLIENT_TIMEOUT_SECONDS, NPQ_FRAME_BYTES_MAX, NPQ_NUMBERS_MAX
+from lookupd.limits import (
+    CLIENT_HEDGE_SECONDS,
+    CLIENT_TIMEOUT_SECONDS,
+    NPQ_FRAME_BYTES_MAX,
+    NPQ_NUMBERS_MAX,
+    NUMBER_CHARS_MAX,
+)
 from lookupd.model import AnswerView, Outcome
 from lookupd.protocols import npq
 
@@ -86,6 +92,7 @@ class LookupClient:
 
     async def _ask(self, question: str | list[str], asked: list[str]) -> list[AnswerView]:
         """Ask one server after another until one has a good answer."""
+        _check_lengths(asked)
         # Kept: while this question waits, others move _next_id on.
         query_id = self._next_id = (self._next_id + 1) & 0xFFFF_FFFF
         message = npq.encode_query(query_id, question, self._detail)
@@ -128,7 +135,8 @@ class LookupClient:
                 task.cancel()
         if fallback is not None:
             return fallback
-        raise NoAnswer(f"{', '.join(str(link) for link in self._links)}: {trouble} within {self._timeout:g} s")
+        within = "" if answered else f" within {self._timeout:g} s"
+        raise NoAnswer(f"{', '.join(str(link) for link in self._links)}: {trouble}{within}")
 
     def _schedule(self) -> Iterator[tuple[float, Link, bool]]:
         """When to ask whom, and whether again: each server in turn, then all again as a datagram may be lost."""
@@ -136,6 +144,13 @@ class LookupClient:
             for place, link in enumerate(self._links):
                 if attempt == 0 or link.is_udp:
                     yield attempt * self._timeout / TRIES + place * self._hedge, link, attempt > 0
+
+
+def _check_lengths(asked: list[str]) -> None:
+    """A number over the bound would make the whole question malformed. Raises LookupdError."""
+    for number in asked:
+        if len(number) > NUMBER_CHARS_MAX:
+            raise LookupdError(f"{number[:NUMBER_CHARS_MAX]!r}...: longer than {NUMBER_CHARS_MAX} characters")
 
 
 def _views(asked: list[str], answer: npq.NpqAnswer) -> list[AnswerView]:

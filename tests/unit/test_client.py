@@ -61,6 +61,15 @@ async def test_poor_answer_of_the_only_server_is_not_asked_for_again_at_once(wor
         assert served.daemon.metrics.queries("npq", "udp").received == 1
 
 
+async def test_number_over_the_bound_is_named_and_not_sent(loaded: Workbench) -> None:
+    async with serve(loaded.config()) as served:
+        async with LookupClient([f"udp://127.0.0.1:{served.port('npq', 'udp')}"]) as client:
+            assert (await client.query("9" * 40)).outcome == "not_portable"
+            with pytest.raises(LookupdError, match="longer than 40 characters"):
+                await client.query_many(["886912345678", "9" * 41])
+        assert served.daemon.metrics.queries("npq", "udp").received == 1
+
+
 async def test_server_that_comes_back_within_the_timeout_is_asked_again(loaded: Workbench) -> None:
     port = free_port()
     config = loaded.config(listen=f'npq = ["udp://127.0.0.1:{port}"]')
