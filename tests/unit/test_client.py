@@ -28,7 +28,8 @@ async def test_answers_come_in_the_order_asked(loaded: Workbench, transport: str
             assert [a.outcome for a in answers] == ["ported", "not_portable", "not_allocated"] * 500
             assert [a.number for a in answers[:3]] == ["+886912345678", "110", "+886931111111"]
             many = await asyncio.gather(*(client.query(number) for number in numbers[:300]))
-            assert many == answers[:300]
+            asked = [(answer.number, answer.outcome) for answer in many]  # the age may tick on between the two
+            assert asked == [(answer.number, answer.outcome) for answer in answers[:300]]
 
 
 async def test_silent_server_is_hedged_by_the_second(loaded: Workbench) -> None:
