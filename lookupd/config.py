@@ -17,7 +17,7 @@ import msgspec
 
 from lookupd.errors import ConfigError
 from lookupd.numbering import Plan, load_plan
-from lookupd.units import Duration, Size, parse_duration, parse_size
+from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -94,30 +94,66 @@ class ClientSettings(Section, frozen=True):
 
 
 class Limits(Section, frozen=True, rename={"return_": "return"}):
-    """Times that law or policy sets. stale_after: 0 = answer however old the data is."""
+    """What law or policy sets. stale_after: 0 = answer however old the data is.
+
+    moved_share, moved_free: a file may add, remove and change so large a share of the ported numbers, or so
+    many numbers, without a person's word. clock_step: a jump of the wall clock beyond it is not followed
+    until somebody takes it over.
+    """
 
     port: Duration = Duration(3600)
     return_: Duration = Duration(12 * 3600)
     history: Duration = Duration(184 * 86_400)
     stale_after: Duration = Duration(0)
+    moved_share: float = 0.02
+    moved_free: int = 1000
+    clock_step: Duration = Duration(300)
 
 
 class FeedSettings(Section, frozen=True):
-    """A feed. Only our own format, from files named on the command line, is built so far.
+    """A feed: where its files come from, what they look like, whom we believe, and how patient we are.
 
-    public_key: the sender's minisign key, or two while one replaces the other; empty = files are taken
-    without a signature, with a warning.
+    source: dir:///folder, sftp://user@host:port/folder or https://host/folder/. public_key: the sender's
+    minisign key, or two while one replaces the other, each with ` until TIME` after it if it expires; empty =
+    files are taken without a signature, with a warning. known_hosts, ssh_key: of SFTP. ca_file: the only
+    authority trusted for HTTPS. password_file: one line, for SFTP or HTTPS. poll: between two looks at the
+    source. timeout: of one step of a transfer. gap_wait: how long a missing or unusable file is waited for
+    before a snapshot is asked for. acknowledge: `yes` (FILE.ack.json), `by-replica` (FILE.NAME.ack.json,
+    where two replicas share a folder) or `no`. keep: how long fetched files stay in the spool.
     """
 
     source: str = ""
-    format: Literal["lookupd"] = "lookupd"
+    format: Literal["lookupd", "npac-bdd", "bdpn"] = "lookupd"
     public_key: str | tuple[str, ...] = ""
+    known_hosts: str = ""
+    ssh_key: str = ""
+    ca_file: str = ""
+    user: str = ""
+    password_file: str = ""
+    poll: Duration = Duration(5)
+    timeout: Duration = Duration(30)
+    gap_wait: Duration = Duration(600)
+    acknowledge: Literal["yes", "by-replica", "no"] = "yes"
+    keep: Duration = Duration(31 * 86_400)
 
     @property
     def public_keys(self) -> tuple[str, ...]:
         """As a tuple, empty if there is none."""
         keys = (self.public_key,) if isinstance(self.public_key, str) else self.public_key
         return tuple(key for key in keys if key)
+
+
+class SyncSettings(Section, frozen=True):
+    """`lookupd-loader sync`. spool: where fetched files lie; empty = `spool` in the store's folder.
+
+    http: metrics and health of the exchange. scrub: how long one check of the whole store may take in the
+    background; 0 = none. peer: the other replica's HTTP listener, which mends what is damaged here.
+    """
+
+    spool: str = ""
+    http: str | None = None
+    scrub: Duration = Duration(3600)
+    peer: str = ""
 
 
 LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"))
@@ -134,12 +170,18 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     engine: EngineSettings = EngineSettings()
     clients: tuple[ClientSettings, ...] = (LOCAL_CLIENT,)
     limits: Limits = Limits()
+    sync: SyncSettings = SyncSettings()
     feeds: dict[str, FeedSettings] = {}
 
     @property
     def store_path(self) -> Path:
         """Of the store."""
         return Path(self.store.path)
+
+    @property
+    def spool_path(self) -> Path:
+        """Of fetched files, a folder a feed."""
+        return Path(self.sync.spool) if self.sync.spool else self.store_path / "spool"
 
     def read_plan(self) -> Plan:
         """The numbering plan. Raises ConfigError."""
@@ -157,8 +199,9 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
         return found
 
 
+FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PUBLIC_KEYS_MAX = 2
-_PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}")
+_PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}(?: until (?P<until>\S+))?")
 
 TRANSPORTS = {"npq": ("udp", "tcp"), "pdb": ("udp",), "http": ("http",)}
 
@@ -238,26 +281,64 @@ def _check(config: Config) -> None:
         raise ConfigError("store.map_size: less than 1MiB holds no store; 64GiB of address space cost nothing")
     if config.limits.history < 184 * 86_400:
         raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
+    _check_limits(config.limits)
+    if config.sync.peer and not config.sync.peer.startswith(("http://", "https://")):
+        raise ConfigError(f"sync.peer: {config.sync.peer}: write it like http://192.0.2.7:9474")
+    if config.sync.http is not None:
+        _check_url("sync.http", config.sync.http, ("http",))
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     for name, feed in config.feeds.items():
-        if len(feed.public_keys) > PUBLIC_KEYS_MAX:
-            raise ConfigError(f"feed.{name}.public_key: at most {PUBLIC_KEYS_MAX} keys: the old and the new one")
-        for key in feed.public_keys:
-            if not _PUBLIC_KEY.fullmatch(key):
-                raise ConfigError(f"feed.{name}.public_key: {key[:60]!r} is no minisign key: 56 characters from RW on")
+        _check_feed(name, feed)
+
+
+def _check_feed(name: str, feed: FeedSettings) -> None:
+    for key, seconds in (("poll", feed.poll), ("timeout", feed.timeout)):
+        if not seconds:
+            raise ConfigError(f"feed.{name}.{key}: must be more than 0s")
+    if not FEED_NAME.fullmatch(name):
+        raise ConfigError(f"feed.{name}: a feed's name is 1 to 32 of a-z 0-9 - _, as in its files' names")
+    if feed.public_keys and feed.format != "lookupd":
+        raise ConfigError(f"feed.{name}.public_key: files of format {feed.format!r} carry no signature: leave it out")
+    if len(feed.public_keys) > PUBLIC_KEYS_MAX:
+        raise ConfigError(f"feed.{name}.public_key: at most {PUBLIC_KEYS_MAX} keys: the old and the new one")
+    for key in feed.public_keys:
+        found = _PUBLIC_KEY.fullmatch(key)
+        if not found:
+            raise ConfigError(
+                f"feed.{name}.public_key: {key[:60]!r} is no minisign key: 56 characters from RW on, "
+                "and perhaps ` until 2026-12-31T00:00:00Z`"
+            )
+        try:
+            parse_time(found["until"] or "2026-01-01T00:00:00Z")
+        except ValueError as error:
+            raise ConfigError(f"feed.{name}.public_key: until {error}") from None
+
+
+def _check_limits(limits: Limits) -> None:
+    for key, seconds in (("port", limits.port), ("return", limits.return_), ("clock_step", limits.clock_step)):
+        if not seconds:
+            raise ConfigError(f"limits.{key}: must be more than 0s")
+    if not 0 < limits.moved_share <= 1:
+        raise ConfigError("limits.moved_share: a share above 0, at most 1; 0.02 is 2 %")
+    if limits.moved_free < 0:
+        raise ConfigError("limits.moved_free: 0 or more numbers")
+
+
+def _check_url(key: str, url: str, transports: tuple[str, ...]) -> None:
+    try:
+        endpoint = parse_endpoint(url)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    if endpoint.transport not in transports:
+        raise ConfigError(f"{key}: {url}: served over {' and '.join(transports)}")
 
 
 def _check_listen(config: Config) -> None:
     for name, urls in (("npq", config.listen.npq), ("pdb", config.listen.pdb), ("http", config.listen.http)):
         for url in (urls,) if isinstance(urls, str) else urls or ():
-            try:
-                endpoint = parse_endpoint(url)
-            except ValueError as error:
-                raise ConfigError(f"listen.{name}: {error}") from None
-            if endpoint.transport not in TRANSPORTS[name]:
-                raise ConfigError(f"listen.{name}: {url}: served over {' and '.join(TRANSPORTS[name])}")
-            if name == "pdb" and ":" in endpoint.host:
+            _check_url(f"listen.{name}", url, TRANSPORTS[name])
+            if name == "pdb" and ":" in parse_endpoint(url).host:
                 raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
     endpoints = [(e.transport.replace("http", "tcp"), e.host, e.port) for _, e in config.endpoints()]
     for endpoint_key in endpoints:

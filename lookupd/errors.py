@@ -22,6 +22,10 @@ class StoreError(LookupdError):
     """The store is missing, of another format, truncated, full, or held by another writer."""
 
 
+class StoreReplaced(StoreError):
+    """Another store, such as a restored one, lies where a writer opened one: it must be opened again."""
+
+
 class DamagedBlock(StoreError):
     """A block's checksum does not match its bytes: it is never served, the answer is `unavailable`."""
 
@@ -49,6 +53,14 @@ class Rejected(FeedError):
         more = f" (and {len(rejections) - 1} more)" if len(rejections) > 1 else ""
         super().__init__(f"{file}:{line}: {reason}{more}; the store is unchanged")
         self.rejections = rejections
+
+
+class Refused(FeedError):
+    """A file would move more numbers than the guard lets through without a person's word. The store is unchanged."""
+
+
+class SourceError(LookupdError):
+    """A source of feed files cannot be reached, hangs, or is not whom we trust. Tried again later."""
 
 
 class SequenceGap(LookupdError):

@@ -25,6 +25,9 @@ Serial = NewType("Serial", int)
 UnixSeconds = NewType("UnixSeconds", int)
 """Seconds since 1970-01-01T00:00:00Z."""
 
+UnixMillis = NewType("UnixMillis", int)
+"""Milliseconds since then: the clocks of the notices, where an agreed second is held to a tenth."""
+
 
 class Outcome(IntEnum):
     """What became of a query. The value is the one `npq` sends."""
@@ -114,7 +117,7 @@ class NoticeKind(StrEnum):
     CORRECT = "correct"
 
 
-class Notice(msgspec.Struct, frozen=True):
+class Notice(msgspec.Struct, frozen=True, gc=False):
     """One change as the clearinghouse announced it: a number, or a range of consecutive numbers.
 
     tn_to equals tn for a single number. effective_at is None when the change holds at once.
@@ -131,7 +134,7 @@ class Notice(msgspec.Struct, frozen=True):
     ref: str | None
 
 
-class Ported(msgspec.Struct, frozen=True, array_like=True):
+class Ported(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the store knows of consecutive ported numbers that share everything.
 
     donor and ported_at are None when no feed told them; sequence is the feed position of the change.
@@ -163,12 +166,23 @@ class JournalKind(StrEnum):
     RETURN = "return"
     CORRECT = "correct"
     SCHEDULED = "scheduled"
+    SUPERSEDED = "superseded"
+    EMPTY = "empty"
     SNAPSHOT = "snapshot"
     NETWORKS = "networks"
     RANGES = "ranges"
+    CLOCK = "clock"
+    PRUNED = "pruned"
+    RESTORED = "restored"
+    REPAIRED = "repaired"
 
 
-class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
+CHANGES_NOTHING = frozenset({JournalKind.SCHEDULED, JournalKind.SUPERSEDED, JournalKind.EMPTY})
+"""Entries that name numbers without changing them: a notice that waits, and one whose moment came after a
+later notice of the same number, or was in a snapshot already; and a delta that says that nothing happened."""
+
+
+class JournalEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One change of the store, kept as proof (NPR article 28: at least half a year).
 
     previous: BLAKE2b-128 of the entry before, as stored; zeros in the first. old: runs of numbers that
@@ -176,7 +190,10 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
     after it, None = not ported (of a correction over numbers with different pasts, donor and ported_at are
     None: each kept its own). digest: the store's, after this change. added, removed, changed: numbers.
     A snapshot's old states lie block by block beside the journal, not in the entry; from_empty: none are
-    kept, since no number was ported before it.
+    kept, since no number was ported before it. line: of a notice in its delta. reason: the words of the
+    person who let a change through the guard, took a clock step over, repaired, restored or pruned, "who: why".
+    old_states_hash, tables_hash: `journal.Fold` over what lies beside the entry, in `journal_blocks` (a
+    snapshot's old states) and in `journal_tables`; empty = nothing does.
     """
 
     previous: bytes
@@ -198,3 +215,29 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True):
     source: str | None = None
     sha256: str | None = None
     from_empty: bool = False
+    line: int | None = None
+    reason: str | None = None
+    old_states_hash: bytes = b""
+    tables_hash: bytes = b""
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """The clocks of one commit: a delta, a snapshot, or pending notices that fired together (type `fired`).
+
+    Stored under the commit's last serial; it covers the journal entries first_serial to that one. visible_at
+    is None until the commit is known to be seen by readers, which is noted right after it. applied and
+    pending count notices (a snapshot's rows); sequence is 0 and sha256 empty for `fired`.
+    """
+
+    type: str
+    feed: str
+    sequence: int
+    source: str
+    sha256: str
+    first_serial: int
+    received_at: UnixMillis
+    confirmed_at: UnixMillis
+    visible_at: UnixMillis | None
+    applied: int
+    pending: int
+    digest: int

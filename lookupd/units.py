@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
-from lookupd.model import UnixSeconds
+from lookupd.model import UnixMillis, UnixSeconds
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -45,6 +46,7 @@ def parse_size(text: str) -> Size:
     return Size(int(found[1]) * _SIZE_BYTES[found[2]])
 
 
+@lru_cache(4096)  # the notices of a delta share their seconds
 def parse_time(text: str) -> UnixSeconds:
     """An RFC 3339 time with an offset (section 5.6), of the years 1970 to 2106; parts of a second are cut.
 
@@ -67,6 +69,19 @@ def parse_time(text: str) -> UnixSeconds:
 def format_time(seconds: int | None) -> str | None:
     """RFC 3339 in UTC, `2026-03-01T01:00:00Z`; None stays None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_millis(millis: int | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds, `2026-03-01T01:00:00.250Z`; None stays None."""
+    if millis is None:
+        return None
+    return datetime.fromtimestamp(millis // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{millis % 1000:03}Z"
+
+
+def parse_millis(text: str) -> UnixMillis:
+    """What `format_millis` wrote. Raises ValueError."""
+    seconds, _, fraction = text.removesuffix("Z").partition(".")
+    return UnixMillis(parse_time(seconds + "Z") * 1000 + int(fraction or "0"))
 
 
 def format_size(size: float) -> str:
