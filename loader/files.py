@@ -25,7 +25,6 @@ from lookupd.limits import DECOMPRESSED_BYTES_MAX, MANIFEST_BYTES_MAX, PARSE_CHU
 from lookupd.model import UnixSeconds
 from lookupd.units import parse_time
 
-FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _FILE_NAME = re.compile(
     r"(?P<type>snapshot|delta)-(?P<feed>[a-z0-9][a-z0-9_-]{0,31})-(?P<sequence>[0-9]{1,18})"
     r"\.(?P<ending>csv|ndjson)(?P<compression>\.gz|\.zst)?"
@@ -51,7 +50,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedFile(msgspec.Struct, frozen=True):
-    """A data file and what is claimed of it. rows and sha256 are None when there is no manifest."""
+    """A data file and what is claimed of it. rows and sha256 are None when there is no manifest.
+
+    after: the earliest position that a delta may follow; None = sequence - 1, as our own feeds count.
+    source: the foreign file it was converted from; None = it is as it came.
+    """
 
     path: Path
     type: Literal["snapshot", "delta"]
@@ -61,11 +64,18 @@ class FeedFile(msgspec.Struct, frozen=True):
     rows: int | None
     bytes: int
     sha256: str | None
+    after: int | None = None
+    source: str | None = None
 
     @property
     def name(self) -> str:
-        """For messages."""
-        return self.path.name
+        """For messages and the journal."""
+        return self.source or self.path.name
+
+    @property
+    def follows(self) -> int:
+        """The earliest position that this delta may follow."""
+        return self.sequence - 1 if self.after is None else self.after
 
 
 def identify(
@@ -136,22 +146,38 @@ def _read_manifest(path: Path, keys: tuple[PublicKey, ...]) -> Manifest | None:
 
 
 def _check_name(path: Path, manifest: Manifest) -> None:
-    found = _FILE_NAME.fullmatch(path.name)
-    if not found or _ENDINGS[found["type"]] != found["ending"]:
+    found = parse_file_name(path.name)
+    if found is None:
         raise FeedError(
             f"{path.name}: a data file is called snapshot-FEED-SEQUENCE.csv or delta-FEED-SEQUENCE.ndjson, "
             "with .gz or .zst if compressed"
         )
     claimed = (manifest.type, manifest.feed, manifest.sequence)
-    named = (found["type"], found["feed"], int(found["sequence"]))
+    named = (found.type, found.feed, found.sequence)
     if claimed != named:
         raise FeedError(f"{path.name}: its manifest is for {'-'.join(map(str, claimed))}; the store is unchanged")
 
 
+class FileName(msgspec.Struct, frozen=True):
+    """What the name of a data file says."""
+
+    type: Literal["snapshot", "delta"]
+    feed: str
+    sequence: int
+
+
+def parse_file_name(name: str) -> FileName | None:
+    """None if it is no data file's name."""
+    found = _FILE_NAME.fullmatch(name)
+    if not found or _ENDINGS[found["type"]] != found["ending"]:
+        return None
+    return FileName("snapshot" if found["type"] == "snapshot" else "delta", found["feed"], int(found["sequence"]))
+
+
 def sequence_in_name(path: Path) -> int:
     """For loading several files in order; 0 when the name tells none."""
-    found = _FILE_NAME.fullmatch(path.name)
-    return int(found["sequence"]) if found else 0
+    found = parse_file_name(path.name)
+    return found.sequence if found else 0
 
 
 @contextmanager
@@ -227,12 +253,12 @@ def _decompressed(file: FeedFile, data: BinaryIO) -> BinaryIO:
         case ".gz":
             return gzip.GzipFile(fileobj=data)  # type: ignore[return-value]
         case ".zst":
-            return io.BufferedReader(_ZstdReader(data), PARSE_CHUNK_BYTES)
+            return io.BufferedReader(ZstdReader(data), PARSE_CHUNK_BYTES)
         case _:
             return data
 
 
-class _ZstdReader(io.RawIOBase):
+class ZstdReader(io.RawIOBase):
     """Decompressed frames, one after another. The library's own reader takes a truncated file for a whole one."""
 
     def __init__(self, source: BinaryIO) -> None:
@@ -243,9 +269,11 @@ class _ZstdReader(io.RawIOBase):
         self._output = memoryview(b"")
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """At least one byte, or 0 at the end. Raises EOFError if the last frame is not complete."""
         while not self._output:
             if not self._input:
                 self._input = self._source.read(ZSTD_INPUT_BYTES)
@@ -273,13 +301,12 @@ def check_row_count(file: FeedFile, rows: int) -> None:
 
 def write_manifest(path: Path, rows: int, created_at: str) -> None:
     """Put the manifest beside a data file named as the format wants it, by rename: then the file is complete."""
-    found = _FILE_NAME.fullmatch(path.name)
+    found = parse_file_name(path.name)
     assert found is not None, path.name
     with path.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256")
-    kind: Literal["snapshot", "delta"] = "snapshot" if found["type"] == "snapshot" else "delta"
     manifest = Manifest(
-        found["feed"], kind, int(found["sequence"]), created_at, rows, path.stat().st_size, digest.hexdigest()
+        found.feed, found.type, found.sequence, created_at, rows, path.stat().st_size, digest.hexdigest()
     )
     part = path.with_name(path.name + ".json.part")
     part.write_bytes(msgspec.json.encode(manifest) + b"\n")

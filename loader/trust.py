@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from lookupd.errors import ConfigError, FeedError
 from lookupd.limits import MANIFEST_BYTES_MAX
+from lookupd.model import UnixSeconds
+from lookupd.units import format_time, parse_time
 
 PLAIN, HASHED = b"Ed", b"ED"
 KEY_BYTES = 2 + 8 + 32
@@ -29,10 +32,11 @@ _TRUSTED = "trusted comment: "
 
 
 class PublicKey(msgspec.Struct, frozen=True):
-    """A sender's key. id: 8 bytes, which a signature names; key: 32 bytes."""
+    """A sender's key. id: 8 bytes, which a signature names; key: 32 bytes; until: when we stop believing it."""
 
     id: bytes
     key: bytes
+    until: UnixSeconds | None = None
 
     @property
     def name(self) -> str:
@@ -46,21 +50,29 @@ def format_key_id(key_id: bytes) -> str:
 
 
 def parse_public_key(text: str) -> PublicKey:
-    """A minisign public key: its base64 line, or the whole key file. Raises ConfigError."""
-    line = text.strip().splitlines()[-1].strip() if text.strip() else ""
+    """A minisign public key: its base64 line, perhaps with ` until TIME`, or the whole key file. Raises ConfigError."""
+    last = text.strip().splitlines()[-1].strip() if text.strip() else ""
+    line, _, until = last.partition(" until ")
     try:
         raw = base64.b64decode(line, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != KEY_BYTES or raw[:2] != PLAIN:
         raise ConfigError(f"{line[:60]!r} is no minisign public key: it is 56 characters that start with RW")
-    return PublicKey(raw[2:10], raw[10:])
+    try:
+        return PublicKey(raw[2:10], raw[10:], parse_time(until) if until else None)
+    except ValueError as error:
+        raise ConfigError(f"key {format_key_id(raw[2:10])}: until {error}") from None
 
 
-def check_signature(data: bytes, signature_file: Path, keys: tuple[PublicKey, ...]) -> PublicKey:
+def check_signature(
+    data: bytes, signature_file: Path, keys: tuple[PublicKey, ...], now: UnixSeconds | None = None
+) -> PublicKey:
     """Raises FeedError unless one of the keys signed the data; returns that key.
 
-    The trusted comment must be signed too, though nothing is read from it.
+    The trusted comment must be signed too, though nothing is read from it. now: when the file is judged, by
+    which a key may have expired; None = the wall clock. The file's own date is no measure: whoever has the
+    old key can write any date.
     """
     name = signature_file.name
     lines = _read(signature_file)
@@ -74,6 +86,12 @@ def check_signature(data: bytes, signature_file: Path, keys: tuple[PublicKey, ..
         raise FeedError(
             f"{name}: signed by key {format_key_id(key_id)}, this feed's keys are {known}: "
             "if the sender has a new key, add it to the feed's public_key; the store is unchanged"
+        )
+    at = UnixSeconds(int(time.time())) if now is None else now
+    if key.until is not None and at >= key.until:
+        raise FeedError(
+            f"{name}: key {key.name} expired at {format_time(key.until)}: ask the sender to sign with the new key, "
+            "or extend `until` in the feed's public_key; the store is unchanged"
         )
     message = hashlib.blake2b(data).digest() if algorithm == HASHED else data
     comment = lines[2].removeprefix(_TRUSTED).encode()

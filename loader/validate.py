@@ -5,7 +5,10 @@ Says line and reason of each bad row. Applying the good ones is for `apply`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
@@ -13,21 +16,39 @@ from loader.files import Advance, FeedFile, check_row_count
 from loader.formats import lookupd as own_format
 from loader.formats.lookupd_columns import RawColumns, parse_rows
 from lookupd.errors import Rejected
-from lookupd.limits import DELTA_NOTICES_MAX
-from lookupd.model import TN, NetworkCode, Notice, RoutingNumber
+from lookupd.limits import DELTA_NOTICES_MAX, PARSE_THREADS
+from lookupd.model import TN, NetworkCode, Notice, Route, RoutingNumber
 from lookupd.numbering import Plan
 from lookupd.store.columns import THOUSAND, Columns
 from lookupd.store.schema import NUMBERS_PER_BLOCK
-from lookupd.store.writer import Change
 
 ADD_NETWORK = "is not in the networks table: load it with `lookupd-loader networks` first"
 
 
-def read_snapshot(file: FeedFile, chunks: Iterator[bytes], plan: Plan, change: Change) -> Columns:
+class Routes(Protocol):
+    """Whatever has an id for each route: a Change, which makes those that are new, or a view that lends ids."""
+
+    def network_id(self, code: str) -> int | None:
+        """Route id of a network's own route; None if there is no such network."""
+        ...
+
+    def route_id(self, code: NetworkCode, routing_number: RoutingNumber | None) -> int:
+        """Route id of a known network with the number's own routing number, if it has one."""
+        ...
+
+
+def read_snapshot(file: FeedFile, chunks: Iterator[bytes], plan: Plan, routes: Routes) -> Columns:
     """All rows, sorted by number. Makes the routes it meets for the first time.
 
     Raises Rejected with the lines of the first chunk that has bad rows, FeedError if the count is wrong.
     """
+    return read_columns(file, chunks, plan, routes)[0]
+
+
+def read_columns(
+    file: FeedFile, chunks: Iterator[bytes], plan: Plan, routes: Routes
+) -> tuple[Columns, tuple[str, ...]]:
+    """The same, and the names of the columns that the file has."""
     first = next(chunks, b"")
     header, _, first = first.partition(b"\n")
     if not header:
@@ -38,15 +59,27 @@ def read_snapshot(file: FeedFile, chunks: Iterator[bytes], plan: Plan, change: C
         raise Rejected(file.name, [(1, str(error))]) from None
     parts: list[Columns] = []
     line = 2
-    for chunk in _with_first(first, chunks):
-        raw = parse_rows(chunk, columns)
-        part = _routes_of_columns(raw, change) if raw is not None else None
+    for chunk, raw in _parsed(_with_first(first, chunks), columns):
+        part = _routes_of_columns(raw, routes) if raw is not None else None
         if part is None:
-            part = _read_slowly(file, chunk, line, columns, change)
+            part = _read_slowly(file, chunk, line, columns, routes)
         parts.append(part)
         line += len(part)
     check_row_count(file, line - 2)
-    return _check_kinds(file, _sorted(file, parts), plan)
+    return _check_kinds(file, _sorted(file, parts), plan), columns
+
+
+def _parsed(chunks: Iterator[bytes], columns: tuple[str, ...]) -> Iterator[tuple[bytes, RawColumns | None]]:
+    """Each chunk with its rows, in the file's order, a few chunks ahead: numpy lets go of the interpreter."""
+    with ThreadPoolExecutor(PARSE_THREADS, "parse") as threads:
+        ahead: deque[tuple[bytes, Future[RawColumns | None]]] = deque()
+        for chunk in chunks:
+            ahead.append((chunk, threads.submit(parse_rows, chunk, columns)))
+            if len(ahead) > PARSE_THREADS:
+                oldest, parsing = ahead.popleft()
+                yield oldest, parsing.result()
+        for oldest, parsing in ahead:
+            yield oldest, parsing.result()
 
 
 def _with_first(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
@@ -55,9 +88,9 @@ def _with_first(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _routes_of_columns(raw: RawColumns, change: Change) -> Columns | None:
+def _routes_of_columns(raw: RawColumns, routes: Routes) -> Columns | None:
     """Names to route ids; None if a network is not known (which row it is, the slow way finds out)."""
-    own = [change.network_id(code) for code in raw.codes]
+    own = [routes.network_id(code) for code in raw.codes]
     if any(route_id is None for route_id in own):
         return None
     ids = np.array([*own, 0], np.uint16)  # index -1, an empty field, is 0
@@ -67,29 +100,30 @@ def _routes_of_columns(raw: RawColumns, change: Change) -> Columns | None:
         pairs = np.stack((raw.network[with_own_number], raw.routing_number[with_own_number]), axis=1)
         distinct, index = np.unique(pairs, axis=0, return_inverse=True)
         made = [
-            change.route_id(NetworkCode(raw.codes[code]), RoutingNumber(raw.routing_numbers[number]))
+            routes.route_id(NetworkCode(raw.codes[code]), RoutingNumber(raw.routing_numbers[number]))
             for code, number in distinct.tolist()
         ]
         route[with_own_number] = np.array(made, np.uint16)[index.reshape(-1)]
     return Columns(raw.tn, route, ids[raw.donor], raw.ported_at)
 
 
-def _read_slowly(file: FeedFile, chunk: bytes, line: int, columns: tuple[str, ...], change: Change) -> Columns:
+def _read_slowly(file: FeedFile, chunk: bytes, line: int, columns: tuple[str, ...], routes: Routes) -> Columns:
     """Row by row. line: of the chunk's first row."""
     rows: list[tuple[int, int, int, int]] = []
     rejections: list[tuple[int, str]] = []
     for number, text in enumerate(chunk.removesuffix(b"\n").split(b"\n"), line):
         try:
             row = own_format.parse_row(text, columns)
-            _check_network("network_code", row.network_code, change)
-            _check_network("donor", row.donor, change)
+            _check_network("network_code", row.network_code, routes)
+            _check_network("donor", row.donor, routes)
         except ValueError as error:
             rejections.append((number, str(error)))
             if len(rejections) >= Rejected.TOLD_MAX:
                 break
             continue
-        donor_id = change.network_codes[row.donor] if row.donor else 0
-        rows.append((row.tn, change.route_id(row.network_code, row.routing_number), donor_id, row.ported_at or 0))
+        donor_id = routes.network_id(row.donor) if row.donor else None
+        route_id = routes.route_id(row.network_code, row.routing_number)
+        rows.append((row.tn, route_id, donor_id or 0, row.ported_at or 0))
     if rejections:
         raise Rejected(file.name, rejections)
     tn, route, donor, ported_at = zip(*rows, strict=True)
@@ -101,8 +135,8 @@ def _read_slowly(file: FeedFile, chunk: bytes, line: int, columns: tuple[str, ..
     )
 
 
-def _check_network(field: str, code: NetworkCode | None, change: Change) -> None:
-    if code is not None and change.network_id(code) is None:
+def _check_network(field: str, code: NetworkCode | None, networks: Networks) -> None:
+    if code is not None and networks.network_id(code) is None:
         raise ValueError(f"{field} {code!r} {ADD_NETWORK}")
 
 
@@ -111,11 +145,14 @@ def _sorted(file: FeedFile, parts: list[Columns]) -> Columns:
     if not parts:
         nothing = np.zeros(0, np.uint64)
         return Columns(nothing, nothing.astype(np.uint16), nothing.astype(np.uint16), nothing.astype(np.uint32))
-    tn = np.concatenate([part.tn for part in parts])
-    route = np.concatenate([part.route for part in parts])
-    donor = np.concatenate([part.donor for part in parts])
-    ported_at = np.concatenate([part.ported_at for part in parts])
-    parts.clear()
+    count = sum(map(len, parts))
+    tn, route, donor = np.empty(count, np.uint64), np.empty(count, np.uint16), np.empty(count, np.uint16)
+    ported_at = np.empty(count, np.uint32)
+    while parts:  # each goes as it is copied, so that the rows are in memory once and not twice
+        part = parts.pop()
+        count -= len(part)
+        at = slice(count, count + len(part))
+        tn[at], route[at], donor[at], ported_at[at] = part.tn, part.route, part.donor, part.ported_at
     if (tn[1:] > tn[:-1]).all():
         return Columns(tn, route, donor, ported_at)
     order = np.argsort(tn, kind="stable")
@@ -173,8 +210,27 @@ def check_portable(tn: TN, plan: Plan) -> None:
     raise ValueError(f"tn {tn}: {what} (plan +{plan.country_code}; see plan.file)")
 
 
+class Networks(Protocol):
+    """Whatever knows the networks table."""
+
+    def network_id(self, code: str) -> int | None:
+        """Route id of a network's own route; None if there is no such network."""
+        ...
+
+
+class KnownNetworks:
+    """The networks of a reader's pinned state."""
+
+    def __init__(self, routes: Sequence[Route | None]) -> None:
+        self._ids = {route.network_code: at for at, route in enumerate(routes) if route is not None and route.own}
+
+    def network_id(self, code: str) -> int | None:
+        """Route id of a network's own route; None if there is no such network."""
+        return self._ids.get(NetworkCode(code))
+
+
 def read_delta(
-    file: FeedFile, chunks: Iterator[bytes], plan: Plan, change: Change, advance: Advance = lambda count: None
+    file: FeedFile, chunks: Iterator[bytes], plan: Plan, networks: Networks, advance: Advance = lambda count: None
 ) -> list[Notice]:
     """All notices, in line order. Raises Rejected with the bad lines, FeedError if the count is wrong."""
     notices: list[Notice] = []
@@ -187,7 +243,7 @@ def read_delta(
                 if line > DELTA_NOTICES_MAX:
                     raise ValueError(f"more than {DELTA_NOTICES_MAX} notices: send a snapshot instead")
                 notice = own_format.parse_notice(text)
-                _check_notice(notice, plan, change)
+                _check_notice(notice, plan, networks)
             except ValueError as error:
                 rejections.append((line, str(error)))
                 if len(rejections) >= Rejected.TOLD_MAX:
@@ -195,7 +251,7 @@ def read_delta(
                 continue
             notices.append(notice)
         advance(len(chunk))
-    if line == 0:
+    if line == 0 and not (file.source and file.rows == 0):  # a foreign increment may say that nothing happened
         raise Rejected(file.name, [(1, "the file is empty: a delta has at least one notice")])
     if rejections:
         raise Rejected(file.name, rejections)
@@ -203,9 +259,9 @@ def read_delta(
     return notices
 
 
-def _check_notice(notice: Notice, plan: Plan, change: Change) -> None:
-    _check_network("recipient", notice.recipient, change)
-    _check_network("donor", notice.donor, change)
+def _check_notice(notice: Notice, plan: Plan, networks: Networks) -> None:
+    _check_network("recipient", notice.recipient, networks)
+    _check_network("donor", notice.donor, networks)
     check_portable(notice.tn, plan)
     for block in range(notice.tn // NUMBERS_PER_BLOCK + 1, notice.tn_to // NUMBERS_PER_BLOCK + 1):
         check_portable(TN(block * NUMBERS_PER_BLOCK), plan)

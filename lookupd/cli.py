@@ -206,29 +206,43 @@ def _line(fields: dict[str, Any]) -> str:
 
 @cli.command()
 @click.argument("number")
+@click.option("--as-of", metavar="TIME", help="The answer as it was at this time (RFC 3339), within the kept history.")
 @config_option
 @store_option
 @country_option
 @json_option
-def explain(number: str, config: Path | None, store: Path | None, country: str, as_json: bool) -> None:
+def explain(
+    number: str, as_of: str | None, config: Path | None, store: Path | None, country: str, as_json: bool
+) -> None:
     """Show each step from NUMBER to its answer, and the last changes of the number.
 
     \b
-    Example: lookupd explain 0912345678 --config /etc/lookupd/a.toml
+    Examples: lookupd explain 0912345678 --config /etc/lookupd/a.toml
+              lookupd explain 0912345678 --as-of 2026-03-01T09:00:00+08:00 --store /var/lib/lookupd/a
     """
+    from lookupd.units import parse_time
+
+    try:
+        moment = None if as_of is None else parse_time(as_of)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--as-of") from None
 
     def work() -> None:
         from lookupd.engine import Engine
         from lookupd.explain import explain as explain_number
+        from lookupd.explain import explain_as_of
         from lookupd.status import unix_now
         from lookupd.store.reader import Reader
 
         settings = _settings(config, store, country)
         engine = Engine(settings.read_plan(), settings.limits.stale_after)
         with Reader(settings.store_path, map_size=settings.store.map_size) as reader:
-            engine.reader = reader
-            engine.begin(unix_now())
-            steps = explain_number(engine, number)
+            if moment is not None:
+                steps = explain_as_of(engine.plan, reader, number, moment)
+            else:
+                engine.reader = reader
+                engine.begin(unix_now())
+                steps = explain_number(engine, number)
         if as_json:
             click.echo(json.dumps(steps, ensure_ascii=False))
             return

@@ -32,6 +32,7 @@ from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.transports.http import HttpListener
+from lookupd.transports.http_store import StoreForPeers
 from lookupd.transports.sockets import bind
 from lookupd.transports.tcp import TcpListener
 from lookupd.transports.udp import UdpListener
@@ -49,6 +50,7 @@ class Daemon:
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
         self.metrics = Metrics(self.engine, fastpath.ENGINE)
         self.access = Access(config.clients)
+        self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader)
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
         self._draining = False
@@ -119,6 +121,7 @@ class Daemon:
             await _close(listener)
         self.listeners.clear()
         if self.engine.reader is not None:
+            self.for_peers.let_go()
             self.engine.reader.close()
             self.engine.reader = None
         log("stopped")
@@ -130,7 +133,10 @@ class Daemon:
         self.engine.begin(UnixSeconds(int(time.time())))
 
     async def _open_store(self) -> None:
-        """Open and warm the store outside the event loop; not being there yet is no error."""
+        """Open and warm the store outside the event loop; not being there yet is no error.
+
+        A store that was open, and is replaced, answers until then, and goes on if the new one cannot be opened.
+        """
         path, map_size = self.config.store_path, self.config.store.map_size
         try:
             started = time.monotonic()
@@ -141,7 +147,11 @@ class Daemon:
                 log("store_unavailable", reason=error)
             return
         self._store_trouble = None
-        self.engine.reader = reader
+        before, self.engine.reader = self.engine.reader, reader
+        if before is not None:
+            self.for_peers.let_go()
+            before.close()
+            log("store_replaced", path=path)
         state = reader.state
         log(
             "store_opened",
@@ -159,11 +169,7 @@ class Daemon:
         while True:
             await asyncio.sleep(STORE_POLL_SECONDS)
             reader = self.engine.reader
-            if reader is not None and reader.replaced():
-                log("store_replaced", path=reader.path)
-                self.engine.reader = None
-                reader.close()
-            if self.engine.reader is None:
+            if reader is None or reader.replaced():
                 await self._open_store()
             self.begin_batch()
             self._tell_readiness()
@@ -219,7 +225,7 @@ class Daemon:
                     self.metrics.connections(dialect),
                 )
             case _:
-                listener = HttpListener(sock, self.access, self.metrics, self.readiness)
+                listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers)
         await listener.start()
         return listener
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from lookupd.engine import Engine
+from lookupd.engine import SERIAL_MASK, Engine
 from lookupd.errors import DamagedBlock, StoreError
-from lookupd.model import Answer, AnswerView, JournalEntry, Ported, Route
-from lookupd.numbering import format_tn
+from lookupd.model import TN, Answer, AnswerView, JournalEntry, Ported, Route, UnixSeconds
+from lookupd.numbering import Plan, format_tn
+from lookupd.store.history import Past, serial_at
+from lookupd.store.reader import Reader
 from lookupd.store.schema import NUMBERS_PER_BLOCK, RESTRICTED, ROUTE_MASK
 from lookupd.units import format_time
 
@@ -64,6 +66,65 @@ def explain(engine: Engine, asked: str) -> dict[str, Any]:
     if engine.reason:
         steps["reason"] = engine.reason
     steps["answer"] = msgspec.structs.asdict(view(answer)) | ({"number": asked} if tn is None else {})
+    return steps
+
+
+def explain_as_of(plan: Plan, reader: Reader, asked: str, moment: UnixSeconds) -> dict[str, Any]:
+    """The steps of one resolution as it was at a moment: what the store said, and what the engine makes of it.
+
+    age_seconds is null: how fresh the data was then is not kept. Raises StoreError before the kept history.
+    """
+    past = Past(reader, serial_at(reader, moment))
+    engine = Engine(plan)
+    engine.reader = cast(Reader, past)  # of a reader the engine's decision takes entry, route and range_holder
+    engine.serial, engine.usable = past.serial & SERIAL_MASK, True
+    tn = plan.read_text(asked)
+    steps: dict[str, Any] = {
+        "asked": asked,
+        "number": None if tn is None else format_tn(tn),
+        "as_of": {
+            "time": format_time(moment),
+            "serial": past.serial,
+            "applied_at": format_time(past.applied_at),
+            "until": format_time(past.until),
+        },
+    }
+    if tn is not None:
+        kind = plan.kind(tn)
+        steps["plan"] = f"+{plan.country_code}"
+        steps["kind"] = kind.name if kind else None
+        steps["portable"] = kind.portable if kind else None
+        steps |= _past_steps(past, tn)
+    answer = engine.resolve(asked if tn is None else str(tn))
+    steps["answer"] = msgspec.structs.asdict(view(answer)) | ({"number": asked} if tn is None else {})
+    return steps
+
+
+def _past_steps(past: Past, tn: TN) -> dict[str, Any]:
+    """network: the row of the networks table that the answer's operator and routing number come from."""
+    steps: dict[str, Any] = {"ported": None, "route": None, "range": None, "network": None}
+    code = None
+    try:
+        held = past.range_holder(str(tn))
+        if held is not None:
+            holder = past.route(held[1])
+            code = holder.network_code
+            steps["range"] = {"prefix": held[0], "holder": _route(holder)}
+        ported = past.ported(tn)
+        if ported is not None:
+            code = ported.network_code
+            steps["ported"] = _state(ported)
+            steps["route"] = _route(past.route_of(code, ported.routing_number))
+        row = None if code is None else past.network(code)
+    except StoreError as error:
+        return steps | {"damaged": str(error)}
+    if row is not None:
+        steps["network"] = {
+            "network_code": row.network_code,
+            "operator": row.operator,
+            "routing_number": row.routing_number,
+            "pdb_carrier_id": row.pdb_carrier_id,
+        }
     return steps
 
 

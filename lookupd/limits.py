@@ -28,13 +28,16 @@ STORE_READERS_MAX = 1024
 """Reader slots in the lock file: one a process and thread that reads, 64 bytes each."""
 
 STORE_DATABASES_MAX = 16
-"""Nine are in use; the rest is room for later format versions."""
+"""Eleven are in use; the rest is room for later format versions."""
 
 WRITER_WAIT_SECONDS = 10.0
 """How long a command waits for another writer before it says who holds the store."""
 
 BLOCKS_CACHED_MAX = 8192
 """Blocks that a write transaction keeps unpacked, about 50 MB, before it writes them out and starts again."""
+
+JOURNAL_ROWS_MAX = 4096
+"""Journal rows that a write transaction keeps before it puts them down in one lot: under 1 MB."""
 
 BLOCKS_PER_WINDOW = 4096
 """Blocks that a bulk comparison holds at a time: 8 MB of entries, which stays in a processor's cache."""
@@ -71,8 +74,9 @@ DECOMPRESSED_BYTES_MAX = 64 * 1024**3
 REFERENCE_CHARS_MAX = 64
 """Characters of a notice's `ref`, from the feed format."""
 
-PARSE_CHUNK_BYTES = 8 * 1024 * 1024
-"""Bytes parsed at a time: large enough that the cost per chunk vanishes, small enough to stay in cache."""
+PARSE_CHUNK_BYTES = 2 * 1024 * 1024
+"""Bytes parsed at a time: large enough that the cost per chunk vanishes, small enough to stay in cache. At 8 MB
+a snapshot of 20 million rows cost as much of the processor, and a second more of the kernel, for memory."""
 
 PROGRESS_SECONDS = 5.0
 """Between two progress lines when no terminal shows a bar."""
@@ -147,3 +151,42 @@ CLIENT_TIMEOUT_SECONDS = 1.0
 
 CLIENT_HEDGE_SECONDS = 0.02
 """How long it waits for the first server before it asks the second too."""
+
+# -- comparing and mending -------------------------------------------------------------------------------
+
+WORDS_CHARS_MIN = 3
+"""Of who and of why, when a person lets a change through: initials and a ticket are shorter than a sentence."""
+
+WORDS_CHARS_MAX = 200
+"""Of both together: the journal keeps them for half a year, a report prints them in one line."""
+
+PARSE_THREADS = 2
+"""Threads that parse chunks of a snapshot: numpy lets go of the interpreter, and each chunk in flight costs
+about ten times its bytes in columns. A third one finds nothing to do beside decompression and assembly."""
+
+DIFFERENCES_SHOWN = 20
+"""Differences that a command shows one by one; `--report` writes all of them."""
+
+GROUP_BLOCKS = 256
+"""Blocks summed up by one digest of a group: 100,000 blocks are some 400 groups, which fit one answer."""
+
+PEER_BLOCKS_SCANNED_MAX = 65_536
+"""Blocks that one request for digests passes over: 50 ms of work, in slices; the next request goes on there."""
+
+PEER_SLICE_BLOCKS = 256
+"""Blocks that a peer's request reads before queries have their turn: about half a millisecond."""
+
+PEER_BLOCKS_MAX = 64
+"""Blocks whose numbers go into one answer: at most 64,000 numbers, about 3 MB."""
+
+PEER_ANSWER_BYTES_MAX = 32 * 1024 * 1024
+"""What is read of a peer's answer. The largest is the ranges table, 30 bytes a row: room for a million rows."""
+
+PEER_TIMEOUT_SECONDS = 10.0
+"""How long one request to a peer may take, from the connection to the last byte."""
+
+PEER_RESTARTS_MAX = 5
+"""A comparison starts again when the peer's state moved on meanwhile; a delta comes every few seconds at most."""
+
+PEER_BLOCKS_COMPARED_MAX = 20_000
+"""Differing blocks whose numbers are fetched, a few hundred MB; stores that differ in more are loaded afresh."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loader.formats import words
 from lookupd.limits import NETWORK_CODE_CHARS_MAX, ROUTING_NUMBER_CHARS_MAX, SNAPSHOT_LINE_BYTES_MAX
 from lookupd.store.columns import U32s, U64s
 
@@ -21,6 +22,9 @@ Mask = npt.NDArray[np.bool_]
 
 _COMMA, _LINE_END, _ZERO, _NINE = 44, 10, 48, 57
 _TIME_CHARS = 25
+_FRONT, _BACK = bytes(2 * words.WORD_BYTES), bytes(_TIME_CHARS)
+_CODE_SLOTS_BITS = 12
+_CODE_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
@@ -51,12 +55,13 @@ class _Field:
 
 def parse_rows(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
     """The rows of a chunk that ends with a line end, or None if any of them is not of the everyday form."""
-    text = np.frombuffer(chunk, np.uint8)
-    fields = _split(text, columns)
+    if b"\0" in chunk:  # which pads short codes below
+        return None
+    # Room around the text, so that a fixed number of bytes can be taken at and before any position.
+    text = np.frombuffer(b"".join((_FRONT, chunk, _BACK)), np.uint8)
+    fields = _split(text, len(_FRONT), len(_FRONT) + len(chunk), columns)
     if fields is None:
         return None
-    # Room behind the last byte, so that a fixed number of bytes can be taken from any position.
-    text = np.r_[text, np.zeros(_TIME_CHARS, np.uint8)]
     rows = len(fields["tn"].start)
     tn = _numbers(text, fields["tn"])
     names, found = _codes(text, [fields["network_code"], fields.get("donor")])
@@ -67,15 +72,16 @@ def parse_rows(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
     return RawColumns(tn, found[0], found[1], routing_number, ported_at, names, routing_numbers)
 
 
-def _split(text: Bytes, columns: tuple[str, ...]) -> dict[str, _Field] | None:
-    """Every row has as many fields as the header, and none is longer than a row may be."""
-    ends = np.flatnonzero((text == _COMMA) | (text == _LINE_END))
-    if len(ends) == 0 or len(ends) % len(columns) or text[-1] != _LINE_END:
+def _split(text: Bytes, first: int, end_at: int, columns: tuple[str, ...]) -> dict[str, _Field] | None:
+    """Every row of text[first:end_at] has as many fields as the header, and is not longer than a row may be."""
+    rows = text[first:end_at]
+    ends = np.flatnonzero((rows == _COMMA) | (rows == _LINE_END)) + first
+    if len(ends) == 0 or len(ends) % len(columns) or rows[-1] != _LINE_END:
         return None
     is_line_end = (text[ends] == _LINE_END).reshape(-1, len(columns))
     if is_line_end[:, :-1].any() or not is_line_end[:, -1].all():
         return None
-    start = np.r_[0, ends[:-1] + 1].reshape(-1, len(columns))
+    start = np.r_[first, ends[:-1] + 1].reshape(-1, len(columns))
     end = ends.reshape(-1, len(columns))
     if (end[:, -1] - start[:, 0]).max() > SNAPSHOT_LINE_BYTES_MAX:
         return None
@@ -86,48 +92,53 @@ def _numbers(text: Bytes, field: _Field) -> U64s | None:
     """5 to 15 digits without a leading zero."""
     if field.length.min() < 5 or field.length.max() > 15 or (text[field.start] == _ZERO).any():
         return None
-    value = np.zeros(len(field.start), np.uint64)
-    for at in range(int(field.length.max())):
-        digit = text[field.start + at]
-        inside = field.length > at
-        if (((digit < _ZERO) | (digit > _NINE)) & inside).any():
-            return None
-        value = np.where(inside, value * np.uint64(10) + (digit - np.uint8(_ZERO)), value)
-    return value
+    end = field.start + field.length
+    text_words = words.words_of(text)
+    low_count = np.minimum(field.length, words.WORD_BYTES)
+    low = words.last_digits(text_words[end - words.WORD_BYTES], low_count)
+    high = words.last_digits(text_words[end - 2 * words.WORD_BYTES], field.length - low_count)
+    return None if low is None or high is None else high * np.uint64(10**words.WORD_BYTES) + low
 
 
 def _codes(text: Bytes, fields: list[_Field | None]) -> tuple[list[str], list[Positions] | None]:
     """Distinct network codes of all the fields, and each row's index among them; -1 where it is empty."""
+    text_words = words.words_of(text)
     packed: list[U64s] = []
     for field in fields:
-        value = _packed(text, field, NETWORK_CODE_CHARS_MAX, _is_code_char) if field else np.zeros(0, np.uint64)
-        if value is None:
+        if field is not None and field.length.max() > NETWORK_CODE_CHARS_MAX:
             return [], None
-        packed.append(value)
-    distinct = np.unique(np.concatenate(packed))
-    distinct = distinct[distinct != 0]
-    names = [int(value).to_bytes(NETWORK_CODE_CHARS_MAX, "big").lstrip(b"\0").decode("ascii") for value in distinct]
+        packed.append(words.first_chars(text_words[field.start], field.length) if field else np.zeros(0, np.uint64))
+    found = [_distinct(value) for value in packed]
+    every = np.unique(np.concatenate([distinct for distinct, _ in found]))
+    texts = [value.tobytes().rstrip(b"\0") for value in every]
+    if not all(_is_code_char[list(text)].all() for text in texts):
+        return [], None
+    names = sorted((text.decode("ascii") for text in texts if text), key=lambda name: (len(name), name))
+    by_name = {name: at for at, name in enumerate(names)} | {"": -1}
+    index_of = np.array([by_name[text.decode("ascii")] for text in texts], np.int64)
     rows = len(packed[0])
     indices = []
-    for value in packed:
-        at = np.searchsorted(distinct, value).astype(np.int64)
-        at[value == 0] = -1
-        indices.append(at if len(value) else np.full(rows, -1))
+    for distinct, at in found:
+        indices.append(index_of[np.searchsorted(every, distinct)][at] if len(at) else np.full(rows, -1))
     return names, indices
 
 
-def _packed(text: Bytes, field: _Field, chars_max: int, allowed: npt.NDArray[np.bool_]) -> U64s | None:
-    """Up to eight characters as one integer; 0 for an empty field. No allowed character is NUL."""
-    if field.length.max() > chars_max:
-        return None
-    value = np.zeros(len(field.start), np.uint64)
-    for at in range(int(field.length.max())):
-        char = text[field.start + at]
-        inside = field.length > at
-        if not allowed[char[inside]].all():
-            return None
-        value = np.where(inside, (value << np.uint64(8)) | char, value)
-    return value
+def _distinct(values: U64s) -> tuple[U64s, Positions]:
+    """The distinct values, and each value's index among them.
+
+    Few are distinct, so a small table of slots finds most of them at a quarter of the price of sorting: each
+    slot takes one value of those that fall into it. What another value has pushed out is sorted.
+    """
+    slots = ((values * _CODE_FACTOR) >> np.uint64(64 - _CODE_SLOTS_BITS)).astype(np.int64)
+    kept = np.zeros(1 << _CODE_SLOTS_BITS, np.uint64)
+    used = np.zeros(1 << _CODE_SLOTS_BITS, bool)
+    kept[slots] = values
+    used[slots] = True
+    missed = np.flatnonzero(kept[slots] != values)
+    distinct = np.unique(np.concatenate((kept[used], values[missed])))
+    at = np.searchsorted(distinct, kept)[slots]
+    at[missed] = np.searchsorted(distinct, values[missed])
+    return distinct, at
 
 
 def _char_set(chars: bytes) -> Mask:
@@ -164,12 +175,16 @@ def _times(text: Bytes, field: _Field | None, rows: int) -> U32s | None:
     seconds = np.zeros(rows, np.uint32)
     if field is None or not field.length.any():
         return seconds
-    for length in np.unique(field.length).tolist():
+    for length in np.flatnonzero(np.bincount(field.length)).tolist():
         if length == 0:
             continue
         if length not in {20, _TIME_CHARS}:
             return None
         at = np.flatnonzero(field.length == length)
+        usual = words.times(words.words_of(text), field.start[at]) if length == _TIME_CHARS else None
+        if usual is not None:
+            seconds[at] = usual
+            continue
         chars = text[field.start[at][:, None] + np.arange(length)]
         values = _seconds(chars)
         if values is None:

@@ -5,6 +5,8 @@ Packing it again, and what its digest must become, is the writer's.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from lookupd.store.schema import DETAIL, U16
 
 
@@ -24,14 +26,8 @@ class UnpackedBlock:
 
     def find_detail(self, offset: int) -> int:
         """Byte position of the offset's record, or where it belongs."""
-        low, high = 0, len(self.details) // DETAIL.size
-        while low < high:
-            middle = (low + high) // 2
-            if U16.unpack_from(self.details, middle * DETAIL.size)[0] < offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low * DETAIL.size
+        # The offsets as a sequence of their own, every eighth u16 of the records: bisect runs in C.
+        return bisect_left(memoryview(self.details).cast("H")[:: DETAIL.size // 2], offset) * DETAIL.size
 
     def detail(self, offset: int) -> tuple[int, int, int]:
         """Donor's route id, ported_at and sequence of a number; zeros if none is kept."""

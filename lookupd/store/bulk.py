@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ from lookupd.store.schema import (
     RESTRICTED,
     ROUTE_MASK,
     U64,
+    UNKNOWN_ROUTE,
+    Handle,
     block_is_sound,
     pack_block,
     pack_details,
@@ -80,7 +83,25 @@ class Window:
         return removed
 
 
-def windows(change: Change, snapshot: Columns) -> Iterator[Window]:
+class Comparable(Protocol):
+    """A state of the store that a snapshot is compared with: a Change, or a reader's pinned state."""
+
+    @property
+    def transaction(self) -> Any:
+        """LMDB's, for reading."""
+        ...
+
+    @property
+    def handles(self) -> dict[str, Handle]:
+        """Of the databases, by name."""
+        ...
+
+    def flush(self) -> None:
+        """Write out what is only in memory."""
+        ...
+
+
+def windows(change: Comparable, snapshot: Columns) -> Iterator[Window]:
     """Compare a snapshot with the store, a window at a time, in the order of the numbers."""
     change.flush()
     with change.transaction.cursor(db=change.handles["blocks"]) as cursor:
@@ -94,7 +115,7 @@ def windows(change: Change, snapshot: Columns) -> Iterator[Window]:
         yield _window(change, snapshot, blocks[at:end], existed[at:end])
 
 
-def _window(change: Change, snapshot: Columns, blocks: U64s, existed: Mask) -> Window:
+def _window(change: Comparable, snapshot: Columns, blocks: U64s, existed: Mask) -> Window:
     first, end = np.searchsorted(snapshot.tn, [blocks[0] * THOUSAND, (blocks[-1] + np.uint64(1)) * THOUSAND])
     new = snapshot.slice(int(first), int(end))
     new_at = _positions(blocks, new.tn // THOUSAND, new.tn % THOUSAND)
@@ -133,7 +154,7 @@ def _positions(blocks: U64s, block: U64s, offset: U64s) -> Positions:
     return rows.astype(np.int64) * NUMBERS_PER_BLOCK + offset.astype(np.int64)
 
 
-def _read(change: Change, blocks: U64s, existed: Mask) -> tuple[Mask, U16s, U64s, npt.NDArray[np.void], Positions]:
+def _read(change: Comparable, blocks: U64s, existed: Mask) -> tuple[Mask, U16s, U64s, npt.NDArray[np.void], Positions]:
     """Which blocks are damaged; entries, content digests, details and positions of the ported numbers.
 
     A damaged block is read as if it were empty, so that the snapshot mends it.
@@ -244,14 +265,20 @@ def _write(change: Change, window: Window, sequence: int, fingerprints: U64s, fr
 
 
 def _keep_old_states(change: Change, window: Window) -> None:
-    """Beside the journal, block by block: what each changed number was before (PREVIOUS records)."""
+    """Beside the journal, block by block: what each changed number was before (PREVIOUS records).
+
+    Of a damaged block nobody knows: one record says so for all of its numbers.
+    """
     changed = window.known & ~window.same
     before = np.concatenate((np.flatnonzero(window.removed_at), window.new_in_old[changed]))
     added = window.new_at[~window.known]
-    at = np.concatenate((window.old_at[before], added))
-    if not len(at):  # only damaged blocks were mended
+    added = added[~window.damaged[added // NUMBERS_PER_BLOCK]]
+    mended = np.flatnonzero(window.damaged) * NUMBERS_PER_BLOCK
+    at = np.concatenate((window.old_at[before], added, mended))
+    if not len(at):
         return
     records = np.zeros(len(at), PREVIOUS_DTYPE)
+    records["route"][len(before) + len(added) :] = UNKNOWN_ROUTE
     records["offset"] = at % NUMBERS_PER_BLOCK
     told = slice(0, len(before))
     records["route"][told] = window.old_route[before]
@@ -262,4 +289,7 @@ def _keep_old_states(change: Change, window: Window) -> None:
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]).tolist()
     for first, end in zip(starts, [*starts[1:], len(rows)], strict=True):
         key = JOURNAL_BLOCK_KEY.pack(int(window.blocks[rows[first]]), change.serial + 1)
-        change.transaction.put(key, records[first:end].tobytes(), db=change.handles["journal_blocks"])
+        value = records[first:end].tobytes()
+        change.transaction.put(key, value, db=change.handles["journal_blocks"])
+        change.old_states_fold.add(key, value)
+    change.old_routes.update(np.unique((records["route"], records["donor"])).tolist())

@@ -5,7 +5,6 @@ A Reader belongs to one thread. What it returns is owned by the caller; nothing 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,28 +16,35 @@ import msgspec
 import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
-from lookupd.model import TN, JournalEntry, Ported, Route, UnixSeconds
+from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, UnixSeconds
 from lookupd.store import journal
 from lookupd.store.schema import (
     BLOCK_BYTES,
     BLOCK_KEY,
     CHECKED_BYTES,
     DETAIL,
+    META_ANCHOR,
     META_STATE,
     NUMBERS_PER_BLOCK,
     ROUTE_KEY,
     ROUTE_MASK,
+    SERIAL_KEY,
     U16,
     U64,
+    Anchor,
+    Handle,
     PendingNotice,
     RouteRecord,
     State,
     block_is_sound,
-    decode_pending,
+    decode_receipt,
     decode_route,
+    file_identity,
     open_databases,
     open_environment,
+    unpack_anchor,
     unpack_details,
+    unpack_pending,
     unpack_state,
 )
 
@@ -61,11 +67,11 @@ class Reader:
         """
         self.path = path
         self._owns_environment = environment is None
+        self._file = file_identity(path)  # before it is opened: replaced in between, it is opened once more at worst
         self._environment = environment or open_environment(path, map_size=map_size, readonly=True)
         try:
             self._handles = open_databases(self._environment, create=False)
             self._environment.reader_check()
-            self._file = self._identity()
             self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
             self._get = self._transaction.get
             self._version = -1
@@ -139,15 +145,8 @@ class Reader:
 
     def replaced(self) -> bool:
         """Whether another store lies at our path now, such as a restored one: open that one then."""
-        found = self._identity()
+        found = file_identity(self.path)
         return found is not None and found != self._file
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self.path / "data.mdb")
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
     # -- the hot column ----------------------------------------------------------------------------------
 
@@ -233,13 +232,26 @@ class Reader:
         return [(bytes(key).decode(), U16.unpack(value)[0]) for key, value in self._each("ranges")]
 
     def pending(self) -> list[PendingNotice]:
-        """Changes that wait for their moment, the earliest first."""
-        return [decode_pending(value) for _, value in self._each("pending")]
+        """Changes that wait for their moment, the earliest first; damaged ones are left out."""
+        return [waits for waits in self._pending() if waits is not None]
 
-    def _each(self, name: str) -> Iterator[tuple[memoryview, memoryview]]:
-        """Every key and value of a database, borrowed until the next step."""
+    def damaged_pending(self) -> int:
+        """How many waiting notices are damaged: they do not fire, and only a restored store has them whole."""
+        return sum(waits is None for waits in self._pending())
+
+    def _pending(self) -> Iterator[PendingNotice | None]:
+        for _, value in self._each("pending"):
+            try:
+                yield unpack_pending(value)
+            except (ValueError, msgspec.MsgspecError, struct.error):
+                yield None
+
+    def _each(self, name: str, first: bytes = b"") -> Iterator[tuple[memoryview, memoryview]]:
+        """Every key from `first` on and its value, borrowed until the next step."""
         try:
-            yield from self._transaction.cursor(db=self._handles[name])
+            with self._transaction.cursor(db=self._handles[name]) as cursor:
+                if cursor.set_range(first):
+                    yield from cursor.iternext()
         except lmdb.Error as error:
             raise self._unreadable(error) from None
 
@@ -248,6 +260,33 @@ class Reader:
         return StoreError(f"{self.path}: {error}: restore the store")
 
     # -- history -----------------------------------------------------------------------------------------
+
+    def stored(self, name: str, key: bytes) -> bytes | None:
+        """The bytes under a key of a database."""
+        try:
+            value = self._get(key, db=self._handles[name])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+        return None if value is None else bytes(value)
+
+    def stored_from(self, name: str, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a database in the keys' order, from the first key that is not below `first`."""
+        try:
+            with self._transaction.cursor(db=self._handles[name]) as cursor:
+                more = cursor.set_range(first) if first else cursor.first()
+                while more:
+                    yield bytes(cursor.key()), bytes(cursor.value())
+                    more = cursor.next()
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+
+    def anchor(self) -> Anchor | None:
+        """Where the kept history begins, if something was pruned."""
+        value = self.stored("meta", META_ANCHOR)
+        try:
+            return None if value is None else unpack_anchor(value)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StoreError(f"{self.path}: the journal's anchor is damaged: {error}: restore the store") from None
 
     def history(self, tn: TN, newest: int = 5) -> list[tuple[int, JournalEntry]]:
         """The last journal entries that changed this number, newest first, with their serials."""
@@ -258,6 +297,29 @@ class Reader:
         except lmdb.Error as error:
             raise self._unreadable(error) from None
 
+    def receipts(self, first: int = 0) -> Iterator[tuple[int, Receipt]]:
+        """The clocks of each commit from serial `first` on: its last serial, and the receipt."""
+        try:
+            with self._transaction.cursor(db=self._handles["receipts"]) as cursor:
+                more = cursor.set_range(SERIAL_KEY.pack(first))
+                while more:
+                    yield SERIAL_KEY.unpack(cursor.key())[0], decode_receipt(cursor.value())
+                    more = cursor.next()
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"{self.path}: a receipt is damaged: {error}: restore the store") from None
+
+    def newest_receipts(self, count: int) -> list[tuple[int, Receipt]]:
+        """The clocks of the newest commits, the oldest of them first."""
+        found: list[tuple[int, Receipt]] = []
+        with self._transaction.cursor(db=self._handles["receipts"]) as cursor:
+            more = cursor.last()
+            while more and len(found) < count:
+                found.append((SERIAL_KEY.unpack(cursor.key())[0], decode_receipt(cursor.value())))
+                more = cursor.prev()
+        return found[::-1]
+
     def journal(self) -> Iterator[tuple[int, JournalEntry, bytes]]:
         """The whole journal from its oldest entry: serial, entry, its hash."""
         try:
@@ -265,17 +327,46 @@ class Reader:
         except lmdb.Error as error:
             raise self._unreadable(error) from None
 
+    # -- for comparisons (`bulk.Comparable`) and for readers beside this one ------------------------------
+
+    @property
+    def transaction(self) -> lmdb.Transaction[memoryview]:
+        """LMDB's, of the pinned state; another one after the next pin."""
+        return self._transaction
+
+    @property
+    def handles(self) -> dict[str, Handle]:
+        """Of the databases, by name."""
+        return self._handles
+
+    def flush(self) -> None:
+        """A reader has nothing to write."""
+
+    def begin(self) -> lmdb.Transaction[memoryview]:
+        """A transaction of its own on the newest commit, for who needs one state for longer than a batch.
+
+        The caller aborts it before this reader is closed.
+        """
+        return self._begin()
+
     # -- all blocks --------------------------------------------------------------------------------------
 
-    def blocks(self) -> Iterator[tuple[int, memoryview]]:
-        """Every block: its number and its value, borrowed until the next step."""
-        for key, value in self._each("blocks"):
+    def blocks(self, first: int = 0) -> Iterator[tuple[int, memoryview]]:
+        """Every block from number `first` on: its number and its value, borrowed until the next step."""
+        for key, value in self._each("blocks", BLOCK_KEY.pack(first)):
             yield BLOCK_KEY.unpack(key)[0], value
 
-    def details(self) -> Iterator[tuple[int, memoryview]]:
-        """Every details value: its block's number and the value, borrowed until the next step."""
-        for key, value in self._each("details"):
+    def details(self, first: int = 0) -> Iterator[tuple[int, memoryview]]:
+        """Every details value from block `first` on: its block's number and the value, borrowed until the next step."""
+        for key, value in self._each("details", BLOCK_KEY.pack(first)):
             yield BLOCK_KEY.unpack(key)[0], value
+
+    def copy_to(self, file: int) -> None:
+        """Write the pinned state, compacted, to a descriptor; may run in a thread while this one waits."""
+        try:
+            self._environment.copyfd(file, compact=True, txn=self._transaction)
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: cannot copy the store: {error}") from None
 
     def warm(self) -> int:
         """Read every block and check it, so that no call waits for a page; returns how many are damaged."""

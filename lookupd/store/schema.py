@@ -8,11 +8,15 @@ the machines that map them are.
     details         tn // 1000 (u64)               -> n x 16 bytes (DETAIL), sorted by offset, checksum u64
     ranges          prefix, ASCII digits           -> route id (u16)
     restrictions    not in use yet
-    pending         effective_at, sequence, line   -> PendingNotice, MessagePack
+    pending         effective_at, sequence, line   -> PendingNotice, MessagePack, checksum u64
     journal         serial (u64)                   -> JournalEntry, MessagePack
     journal_blocks  tn // 1000 (u64), serial (u64) -> n x 24 bytes (PREVIOUS): a snapshot's old states;
                                                       empty for a notice, whose entry has them
-    meta            "format" -> u32; "state" -> State, MessagePack, checksum u64
+    journal_tables  "n" network code or "r" prefix, NUL, serial (u64)
+                                                   -> what the row was before, MessagePack; nil = no such row;
+                                                      "c" and "e": see `journal`
+    receipts        serial (u64)                   -> Receipt, MessagePack: the clocks of the commit that ended there
+    meta            "format" -> u32; "state" -> State, "anchor" -> Anchor: MessagePack, checksum u64
 
 An entry: 15 bits route id (0 = not ported), top bit = a restriction exists. A block of 2,016 bytes leaves
 room for two in a page of 4,096, so a change costs one page copy, as a single record would.
@@ -31,7 +35,7 @@ import xxhash
 
 from lookupd.errors import StoreError
 from lookupd.limits import STORE_DATABASES_MAX, STORE_READERS_MAX
-from lookupd.model import FeedPosition, NetworkCode, Notice, Route, RoutingNumber
+from lookupd.model import FeedPosition, NetworkCode, Notice, Receipt, Route, RoutingNumber, UnixSeconds
 
 Handle = Any
 """py-lmdb's handle of a database; its type is private."""
@@ -39,7 +43,7 @@ Handle = Any
 Value = bytes | memoryview
 """What LMDB returns: owned bytes, or a view that ends with the transaction."""
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 DATABASES: Final = (
     "routes",
     "blocks",
@@ -49,6 +53,8 @@ DATABASES: Final = (
     "pending",
     "journal",
     "journal_blocks",
+    "journal_tables",
+    "receipts",
     "meta",
 )
 
@@ -74,8 +80,12 @@ DETAIL = struct.Struct("<HHIQ")
 PREVIOUS = struct.Struct("<HHHxxI4xQ")
 """offset, route id (0 = was not ported), donor's route id, ported_at, feed sequence: one number's old state."""
 
+UNKNOWN_ROUTE: Final = 0xFFFF
+"""In a PREVIOUS record: the whole block was damaged before this snapshot mended it; what it said is not known."""
+
 META_FORMAT: Final = b"format"
 META_STATE: Final = b"state"
+META_ANCHOR: Final = b"anchor"
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -95,12 +105,13 @@ class RouteRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PendingNotice(msgspec.Struct, frozen=True, array_like=True):
-    """A confirmed change that waits for its moment."""
+    """A confirmed change that waits for its moment. serial: of the journal entry that scheduled it."""
 
     feed: str
     sequence: int
     line: int
     notice: Notice
+    serial: int
 
 
 class State(msgspec.Struct, frozen=True, array_like=True):
@@ -120,10 +131,28 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     journal_head: bytes = bytes(16)
 
 
+class Anchor(msgspec.Struct, frozen=True, array_like=True):
+    """What is left of the entries that were pruned: serial, hash and applied_at are those of the last of them.
+
+    pruned_at, sign_off: when, and on whose word. count: entries that this run of the pruning has taken so far.
+    fed: whether a feed had been loaded by then; before that every number was unavailable.
+    """
+
+    serial: int
+    hash: bytes
+    applied_at: UnixSeconds
+    pruned_at: UnixSeconds
+    sign_off: str
+    count: int
+    fed: bool
+
+
 encode = msgspec.msgpack.Encoder().encode
 _decode_state = msgspec.msgpack.Decoder(State).decode
+_decode_anchor = msgspec.msgpack.Decoder(Anchor).decode
 decode_route = msgspec.msgpack.Decoder(RouteRecord).decode
-decode_pending = msgspec.msgpack.Decoder(PendingNotice).decode
+_decode_pending = msgspec.msgpack.Decoder(PendingNotice).decode
+decode_receipt = msgspec.msgpack.Decoder(Receipt).decode
 
 
 # -- checksums and digests -------------------------------------------------------------------------------
@@ -195,16 +224,44 @@ def block_is_sound(block: int, value: bytes | memoryview) -> bool:
 
 def pack_state(state: State) -> bytes:
     """The state's value: MessagePack, then its checksum. A flipped feed position would skip a delta."""
-    packed = encode(state)
-    return packed + U64.pack(checksum(packed, 0))
+    return _pack_checked(encode(state), 0)
+
+
+def pack_anchor(anchor: Anchor) -> bytes:
+    """The anchor's value, checked like the state's."""
+    return _pack_checked(encode(anchor), 1)
+
+
+def pack_pending(waits: PendingNotice) -> bytes:
+    """A waiting notice's value, checked: a flipped bit in it would route a number elsewhere at its moment."""
+    return _pack_checked(encode(waits), 2)
+
+
+def unpack_pending(value: Value) -> PendingNotice:
+    """Raises ValueError, or msgspec's, when it is not what was written."""
+    return _decode_pending(_unpack_checked(value, 2))
 
 
 def unpack_state(value: Value) -> State:
     """Raises ValueError, or msgspec's, when it is not what was written."""
+    return _decode_state(_unpack_checked(value, 0))
+
+
+def unpack_anchor(value: Value) -> Anchor:
+    """Raises ValueError, or msgspec's, when it is not what was written."""
+    return _decode_anchor(_unpack_checked(value, 1))
+
+
+def _pack_checked(packed: bytes, key: int) -> bytes:
+    """key: tells values of different meaning apart, so that one does not pass for the other."""
+    return packed + U64.pack(checksum(packed, key))
+
+
+def _unpack_checked(value: Value, key: int) -> bytes:
     packed = bytes(value[:-8])
-    if len(value) < 8 or checksum(packed, 0) != U64.unpack_from(value, len(packed))[0]:
+    if len(value) < 8 or checksum(packed, key) != U64.unpack_from(value, len(packed))[0]:
         raise ValueError("its checksum does not fit")
-    return _decode_state(packed)
+    return packed
 
 
 def pack_details(block: int, records: bytes | bytearray) -> bytes:
@@ -258,6 +315,15 @@ def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Envir
 _LENGTH_FILE: Final = "data.length"
 
 
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the store's data file; None if there is none. Another one: the store was replaced."""
+    try:
+        found = os.stat(path / "data.mdb")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def note_length(path: Path) -> None:
     """Keep the data file's length beside it. A writer that dies before it has done so leaves a shorter one."""
     part = path / f"{_LENGTH_FILE}.part"
@@ -287,20 +353,19 @@ def disk_is_full(path: Path) -> bool:
 def open_databases(environment: lmdb.Environment, *, create: bool) -> dict[str, Handle]:
     """The handles by name. Raises StoreError if the store has another format, or lacks a database."""
     try:
-        handles = {
-            name: environment.open_db(name.encode(), create=create)
-            for name in ("meta", *(n for n in DATABASES if n != "meta"))
-        }
+        meta = environment.open_db(b"meta", create=create)
         with environment.begin(write=create) as transaction:
-            found = transaction.get(META_FORMAT, db=handles["meta"])
+            found = transaction.get(META_FORMAT, db=meta)
             if found is None and create:
-                transaction.put(META_FORMAT, U32.pack(FORMAT_VERSION), db=handles["meta"])
+                transaction.put(META_FORMAT, U32.pack(FORMAT_VERSION), db=meta)
             elif found != U32.pack(FORMAT_VERSION):
                 have = U32.unpack(found)[0] if found is not None and len(found) == 4 else "none"
                 raise StoreError(
                     f"{environment.path()}: store format {have}, this program reads {FORMAT_VERSION}: "
                     "load a snapshot into a new store"
                 )
+        handles = {name: environment.open_db(name.encode(), create=create) for name in DATABASES if name != "meta"}
     except lmdb.Error as error:
         raise StoreError(f"{environment.path()}: not a store of ours: {error}") from None
+    handles["meta"] = meta
     return handles

@@ -1,4 +1,4 @@
-"""Proof that the store is whole: checksums, digest, counts, details, tables, the journal's chain.
+"""Proof that the store is whole: checksums, digest, counts, details, tables, and the history by `chain`.
 
 Reads only, and reports; what to do about a problem is the operator's decision.
 """
@@ -13,8 +13,8 @@ import numpy as np
 
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.store.chain import check_history
 from lookupd.store.columns import DETAIL_DTYPE, U16s, number_terms, sums_by_row
-from lookupd.store.journal import FIRST
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     ENTRIES_BYTES,
@@ -64,7 +64,7 @@ def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None)
         _check_details(reader, report)
     except StoreError as error:  # a page of the file: what is behind it cannot be read
         report.problem(str(error))
-    _check_journal(reader, report)
+    report.journal_entries = check_history(reader, report.problem)
     state = reader.state
     for name, found, kept in (
         ("digest", report.digest, state.digest),
@@ -73,6 +73,13 @@ def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None)
     ):
         if found != kept:
             report.problem(f"{name} is {found}, the state says {kept}")
+    return report
+
+
+def verify_history(reader: Reader) -> Report:
+    """Check the history alone: journal, anchor, what lies beside them, receipts, notices that wait."""
+    report = Report()
+    report.journal_entries = check_history(reader, report.problem)
     return report
 
 
@@ -172,20 +179,3 @@ def _check_details(reader: Reader, report: Report) -> None:
             detail_at = next(details, None)
         if block not in report.damaged_blocks and not np.array_equal(ported, kept):
             report.problem(f"block {block}: {len(ported)} ported numbers, details of {len(kept)}, not the same")
-
-
-def _check_journal(reader: Reader, report: Report) -> None:
-    previous = FIRST
-    serial = 0
-    try:
-        for serial, entry, digest in reader.journal():
-            if entry.previous != previous:
-                report.problem(f"journal entry {serial}: the entry before was changed or is missing")
-            previous = digest
-            report.journal_entries += 1
-    except StoreError as error:
-        report.problem(str(error))
-    if serial != reader.state.serial:
-        report.problem(f"journal ends at {serial}, the state says {reader.state.serial}")
-    elif previous != reader.state.journal_head:
-        report.problem(f"journal entry {serial}, the newest, was changed")

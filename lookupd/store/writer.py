@@ -19,8 +19,8 @@ from typing import Any, Self
 import lmdb
 import msgspec
 
-from lookupd.errors import FeedError, StoreError
-from lookupd.limits import BLOCKS_CACHED_MAX, ROUTES_MAX, WRITER_WAIT_SECONDS
+from lookupd.errors import FeedError, StoreError, StoreReplaced
+from lookupd.limits import BLOCKS_CACHED_MAX, JOURNAL_ROWS_MAX, ROUTES_MAX, WRITER_WAIT_SECONDS
 from lookupd.model import (
     TN,
     FeedPosition,
@@ -29,7 +29,9 @@ from lookupd.model import (
     NetworkCode,
     Notice,
     Ported,
+    Receipt,
     RoutingNumber,
+    UnixMillis,
     UnixSeconds,
 )
 from lookupd.store import journal
@@ -47,6 +49,7 @@ from lookupd.store.schema import (
     RESTRICTED,
     ROUTE_KEY,
     ROUTE_MASK,
+    SERIAL_KEY,
     U16,
     U64,
     Handle,
@@ -54,9 +57,11 @@ from lookupd.store.schema import (
     RouteRecord,
     State,
     block_is_sound,
+    decode_receipt,
     decode_route,
     disk_is_full,
     encode,
+    file_identity,
     network_term,
     note_length,
     number_term,
@@ -64,10 +69,12 @@ from lookupd.store.schema import (
     open_environment,
     pack_block,
     pack_details,
+    pack_pending,
     pack_state,
     range_term,
     route_fingerprint,
     unpack_details,
+    unpack_pending,
     unpack_state,
 )
 
@@ -111,6 +118,7 @@ class Writer:
         self._environment = open_environment(path, map_size=map_size, readonly=False)
         try:
             self._environment.reader_check()
+            self._file = file_identity(path)
             with self._lock():
                 self._handles = open_databases(self._environment, create=True)
         except BaseException:
@@ -123,10 +131,17 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the environment; its readers must be closed by then."""
         self._environment.close()
 
     def reader(self) -> Reader:
-        """A reader of this store in the writer's process; to be closed before the writer."""
+        """A reader of this store in the writer's process; to be closed before the writer.
+
+        Not inside a `change`: opening it waits for the transaction. Open it before, and pin.
+        """
         return Reader(self.path, environment=self._environment)
 
     @contextmanager
@@ -136,23 +151,51 @@ class Writer:
         now: what the journal records as the moment of the change.
         Raises StoreError if another writer holds the store too long, or the map or the disk is full.
         """
-        with self._lock():
+        with self._lock(), self._translating():
+            transaction = self._environment.begin(write=True)
             try:
-                transaction = self._environment.begin(write=True)
-                try:
-                    change = self._begin(transaction, now)
-                    yield change
-                    if change.finish():
-                        transaction.commit()
-                        with suppress(OSError):  # on a full disk the older, shorter note stays
-                            note_length(self.path)
-                finally:
-                    transaction.abort()  # after a commit it does nothing
-            except lmdb.MapFullError:
-                raise StoreError(f"{self.path}: the map is full: raise store.map_size") from None
-            except lmdb.Error as error:
-                reason = DISK_FULL if disk_is_full(self.path) else error
-                raise StoreError(f"{self.path}: {reason}; the store is unchanged") from None
+                change = self._begin(transaction, now)
+                yield change
+                if change.finish():
+                    transaction.commit()
+                    with suppress(OSError):  # on a full disk the older, shorter note stays
+                        note_length(self.path)
+            finally:
+                transaction.abort()  # after a commit it does nothing
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """LMDB's errors as ours, with the way out."""
+        try:
+            yield
+        except lmdb.MapFullError:
+            raise StoreError(f"{self.path}: the map is full: raise store.map_size") from None
+        except lmdb.Error as error:
+            reason = DISK_FULL if disk_is_full(self.path) else error
+            raise StoreError(f"{self.path}: {reason}; the store is unchanged") from None
+
+    def note_visible(self, at: UnixMillis) -> list[tuple[int, Receipt]]:
+        """Note when the newest commits were seen by readers, in every receipt that lacks it; returns those.
+
+        A commit of its own, since the moment is known only after the other one.
+        """
+        noted: list[tuple[int, Receipt]] = []
+        receipts = self._handles["receipts"]
+        with self._lock(), self._translating():
+            with self._environment.begin() as transaction, transaction.cursor(db=receipts) as cursor:
+                more = cursor.last()
+                while more:
+                    receipt = decode_receipt(cursor.value())
+                    if receipt.visible_at is not None:
+                        break
+                    seen = msgspec.structs.replace(receipt, visible_at=max(at, receipt.confirmed_at))
+                    noted.append((SERIAL_KEY.unpack(cursor.key())[0], seen))
+                    more = cursor.prev()
+            if noted:
+                with self._environment.begin(write=True) as transaction:
+                    for serial, receipt in noted:
+                        transaction.put(SERIAL_KEY.pack(serial), encode(receipt), db=receipts)
+        return noted[::-1]
 
     def _begin(self, transaction: lmdb.Transaction, now: UnixSeconds) -> Change:
         try:
@@ -170,6 +213,8 @@ class Writer:
             raise StoreError(f"{path}: {error.strerror}") from None
         try:
             self._wait_for_lock(file)
+            if file_identity(self.path) != self._file:
+                raise StoreReplaced(f"{self.path}: another store lies here now: open it again (start anew)")
             with suppress(OSError):  # on a full disk only the holder's name is missing
                 os.ftruncate(file, 0)
                 os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
@@ -210,8 +255,14 @@ class Change:
         self.feeds = dict(state.feeds)
         self._tables = state.tables
         self._tables_changed = False
-        self._last_hash = journal.last_hash(transaction, handles["journal"], state.serial)
+        self._last_hash, self._last_applied_at = journal.last(transaction, handles["journal"], state)
+        self._rows_before: dict[bytes, bytes] = {}
+        self.old_states_fold = journal.Fold()
+        self.old_routes: set[int] = set()
+        self.swept = False
         self._cache: dict[int, UnpackedBlock] = {}
+        self._entries: list[tuple[bytes, bytes]] = []
+        self._entry_blocks: list[tuple[bytes, bytes]] = []
         self.routes: list[RouteRecord | None] = [None]
         self.fingerprints: list[int] = [0]
         self._own: dict[str, int] = {}
@@ -272,6 +323,7 @@ class Change:
             if known == record:
                 counts.unchanged += 1
                 continue
+            self._rows_before.setdefault(journal.NETWORK + network.network_code.encode(), encode(known))
             if known is not None:
                 counts.changed += 1
                 self.digest -= network_term(known)
@@ -299,6 +351,7 @@ class Change:
         old = {bytes(k).decode(): U16.unpack(v)[0] for k, v in self.transaction.cursor(db=handle)}
         for prefix in old.keys() - ranges.keys():
             self.transaction.delete(prefix.encode(), db=handle)
+            self._keep_range(prefix, old[prefix])
             self.digest -= self._range_term(prefix, old[prefix])
             counts.removed += 1
         for prefix, route_id in ranges.items():
@@ -312,9 +365,15 @@ class Change:
             else:
                 counts.added += 1
             self.transaction.put(prefix.encode(), U16.pack(route_id), db=handle)
+            self._keep_range(prefix, known)
             self.digest += self._range_term(prefix, route_id)
         self._tables_changed |= counts.added + counts.removed + counts.changed > 0
         return counts
+
+    def _keep_range(self, prefix: str, route_id: int | None) -> None:
+        """For the history: whose range it was; None = nobody's."""
+        holder = self.routes[route_id] if route_id is not None and route_id < len(self.routes) else None
+        self._rows_before.setdefault(journal.RANGE + prefix.encode(), encode(holder and holder.network_code))
 
     def _range_term(self, prefix: str, route_id: int) -> int:
         record = self.routes[route_id] if route_id < len(self.routes) else None
@@ -420,6 +479,42 @@ class Change:
         self.ported += counts.added - counts.removed
         return counts
 
+    def set_number(
+        self, tn: TN, route_id: int, donor_id: int | None, ported_at: int | None, sequence: int, counts: Counts
+    ) -> tuple[int, int, int, int] | None:
+        """`set_numbers` of one number, in one pass: adds to counts and returns what was stored before.
+
+        That is route id, donor's route id, ported_at and sequence, as `ported_run` takes them; None = not ported.
+        """
+        block, offset = divmod(tn, NUMBERS_PER_BLOCK)
+        page = self._cache.get(block) or self._block(block)
+        entry = U16.unpack_from(page.entries, 2 * offset)[0]
+        old_id = entry & ROUTE_MASK
+        was = (old_id, *page.detail(offset)) if old_id else None
+        if route_id == 0 and old_id == 0:
+            counts.unchanged += 1
+            return None
+        if old_id != route_id:
+            U16.pack_into(page.entries, 2 * offset, (entry & RESTRICTED) | route_id)
+            self._move_content(page, tn, old_id, route_id)
+        if route_id == 0:
+            page.delete_detail(offset)
+            counts.removed += 1
+            self.ported -= 1
+            return was
+        page.put_detail(
+            offset,
+            (was[1] if was else 0) if donor_id is None else donor_id,
+            (was[2] if was else 0) if ported_at is None else ported_at,
+            sequence,
+        )
+        if was:
+            counts.changed += 1
+        else:
+            counts.added += 1
+            self.ported += 1
+        return was
+
     def _move_content(self, page: UnpackedBlock, number: int, old_id: int, route_id: int) -> None:
         """Take a number's old share out of its block's content digest and the store's, put the new one in."""
         difference = 0
@@ -431,37 +526,85 @@ class Change:
         self.digest += difference
 
     def flush(self) -> None:
-        """Write out what is unpacked; needed before anything else reads blocks in this transaction."""
+        """Write out what is unpacked and journalled; needed before anything else reads it in this transaction."""
+        self._flush_journal()
         blocks, details = self.handles["blocks"], self.handles["details"]
+        put, delete = self.transaction.put, self.transaction.delete
         for block in sorted(self._cache):
             page = self._cache[block]
             key = BLOCK_KEY.pack(block)
             if page.details:
-                self.transaction.put(key, pack_details(block, page.details), db=details)
+                put(key, pack_details(block, page.details), db=details)
             elif page.existed:
-                self.transaction.delete(key, db=details)
-            if page.entries.count(0) < ENTRIES_BYTES:
-                self.transaction.put(key, pack_block(block, page.entries, page.content), db=blocks)
+                delete(key, db=details)
+            if page.details or page.entries.count(0) < ENTRIES_BYTES:  # a restriction needs no details
+                put(key, pack_block(block, page.entries, page.content), db=blocks)
                 self.blocks += not page.existed
             elif page.existed:
-                self.transaction.delete(key, db=blocks)
+                delete(key, db=blocks)
                 self.blocks -= 1
         self._cache.clear()
+
+    def _flush_journal(self) -> None:
+        """Notices' entries go out in lots: a call for each would be a quarter of what a delta costs."""
+        for name, rows in (("journal", self._entries), ("journal_blocks", self._entry_blocks)):
+            if rows:
+                rows.sort()
+                with self.transaction.cursor(db=self.handles[name]) as cursor:
+                    consumed, added = cursor.putmulti(rows, overwrite=False)
+                if added < consumed:
+                    raise StoreError(
+                        f"{name}: entries after {self.serial - consumed} exist already, the state is older: "
+                        "restore the store from a backup"
+                    )
+                rows.clear()
 
     # -- notices that wait, history, position -------------------------------------------------------------
 
     def schedule(self, feed: str, sequence: int, line: int, notice: Notice) -> None:
-        """Keep a notice until its effective_at."""
+        """Keep a notice until its effective_at; its journal entry was recorded just before."""
         assert notice.effective_at is not None
         key = PENDING_KEY.pack(notice.effective_at, sequence, line)
-        self.transaction.put(key, encode(PendingNotice(feed, sequence, line, notice)), db=self.handles["pending"])
+        waits = PendingNotice(feed, sequence, line, notice, self.serial)
+        self.transaction.put(key, pack_pending(waits), db=self.handles["pending"])
+
+    def due(self, now: UnixSeconds) -> list[PendingNotice]:
+        """Pending notices whose moment has come, by moment, then sequence, then line.
+
+        One that is damaged is left out, and stays: no wrong route is set, and `Reader.damaged_pending` tells.
+        """
+        found = []
+        for key, value in self.transaction.cursor(db=self.handles["pending"]):
+            if PENDING_KEY.unpack(key)[0] > now:
+                break
+            with suppress(ValueError, msgspec.MsgspecError, struct.error):
+                found.append(unpack_pending(value))
+        return found
+
+    def unschedule(self, waits: PendingNotice) -> None:
+        """Take a pending notice out: it fired, or was contained in a snapshot."""
+        assert waits.notice.effective_at is not None
+        key = PENDING_KEY.pack(waits.notice.effective_at, waits.sequence, waits.line)
+        self.transaction.delete(key, db=self.handles["pending"])
+
+    def put_receipt(self, receipt: Receipt) -> None:
+        """Keep the clocks of this commit, under its last serial."""
+        self.transaction.put(SERIAL_KEY.pack(self.serial), encode(receipt), db=self.handles["receipts"])
 
     def record(self, kind: JournalKind, counts: Counts, **fields: Any) -> int:
         """Append a journal entry and take its serial for the store's; returns the serial.
 
-        fields: those of JournalEntry that are not set here.
+        fields: those of JournalEntry that are not set here. Table rows and old states that were kept since the
+        last entry are this one's.
         """
+        self._flush_journal()
         self.serial += 1
+        if self.now < self._last_applied_at:
+            self._rows_before[journal.CLOCK_FELL] = encode(self._last_applied_at)
+        if fields.get("from_empty"):
+            self._rows_before[journal.FROM_EMPTY] = encode(None)
+        if self.old_routes:
+            self._rows_before[journal.LEGEND] = journal.legend(self.routes, self.old_routes)
         entry = JournalEntry(
             self._last_hash,
             kind,
@@ -470,8 +613,14 @@ class Change:
             counts.added,
             counts.removed,
             counts.changed,
+            old_states_hash=self.old_states_fold.digest(),
+            tables_hash=journal.put_rows(
+                self.transaction, self.handles["journal_tables"], self.serial, self._rows_before
+            ),
             **fields,
         )
+        self._rows_before, self.old_states_fold, self.old_routes = {}, journal.Fold(), set()
+        self._last_applied_at = self.now
         self._last_hash = journal.append(self.transaction, self.handles["journal"], self.serial, entry)
         if entry.tn is not None and entry.tn_to is not None:
             for block in range(entry.tn // NUMBERS_PER_BLOCK, entry.tn_to // NUMBERS_PER_BLOCK + 1):
@@ -479,12 +628,70 @@ class Change:
                 self.transaction.put(key, b"", db=self.handles["journal_blocks"])
         return self.serial
 
+    def record_notice(
+        self,
+        kind: JournalKind,
+        counts: Counts,
+        notice: Notice,
+        old: tuple[Ported, ...],
+        new: Ported | None,
+        feed: str,
+        sequence: int,
+        line: int,
+    ) -> None:
+        """`record` of a notice, which is a large part of what a delta costs: no detours."""
+        if self._rows_before or self.now < self._last_applied_at:
+            self.record(
+                kind,
+                counts,
+                feed=feed,
+                sequence=sequence,
+                tn=notice.tn,
+                tn_to=notice.tn_to,
+                old=old,
+                new=new,
+                notified_at=notice.notified_at,
+                effective_at=notice.effective_at,
+                ref=notice.ref,
+                line=line,
+            )
+            return
+        self.serial += 1
+        self._last_applied_at = self.now
+        entry = JournalEntry(
+            self._last_hash,
+            kind,
+            self.now,
+            self.digest & _MASK64,
+            counts.added,
+            counts.removed,
+            counts.changed,
+            feed,
+            sequence,
+            notice.tn,
+            notice.tn_to,
+            old,
+            new,
+            notice.notified_at,
+            notice.effective_at,
+            notice.ref,
+            line=line,
+        )
+        stored = encode(entry)
+        self._last_hash = journal.entry_hash(stored)
+        self._entries.append((SERIAL_KEY.pack(self.serial), stored))
+        for block in range(notice.tn // NUMBERS_PER_BLOCK, notice.tn_to // NUMBERS_PER_BLOCK + 1):
+            self._entry_blocks.append((JOURNAL_BLOCK_KEY.pack(block, self.serial), b""))
+        if len(self._entries) >= JOURNAL_ROWS_MAX or len(self._entry_blocks) >= JOURNAL_ROWS_MAX:
+            self._flush_journal()
+
     def confirm(self, feed: str, position: FeedPosition) -> None:
         """Set how far the feed is applied, in the same transaction as its data."""
         self.feeds[feed] = position
 
     def finish(self) -> bool:
         """Write out what is left, and the state; returns whether there is anything to commit."""
+        assert not self._rows_before, "a table was changed and not recorded"
         self.flush()
         self.digest &= _MASK64
         state = State(
@@ -496,7 +703,7 @@ class Change:
             self.feeds,
             self._last_hash,
         )
-        if state == self._before:
+        if state == self._before and not self.swept:
             return False
         self.transaction.put(META_STATE, pack_state(state), db=self.handles["meta"])
         return True

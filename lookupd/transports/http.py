@@ -1,10 +1,11 @@
-"""The HTTP listener: metrics and health. Who may ask is on the same list as for queries."""
+"""The HTTP listener: metrics, health, and the store for peers. Who may ask is on the same list as for queries."""
 
 from __future__ import annotations
 
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -12,15 +13,27 @@ from aiohttp.http_exceptions import HttpProcessingError
 from lookupd.access import Access
 from lookupd.limits import CONNECTION_IDLE_SECONDS, DRAIN_SECONDS, HTTP_BODY_BYTES_MAX
 from lookupd.observe.log import log
-from lookupd.observe.metrics import CONTENT_TYPE, Metrics
+from lookupd.observe.metrics import CONTENT_TYPE
+from lookupd.transports.http_store import StoreForPeers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HttpMetrics(Protocol):
+    """What the listener counts into, and what it serves as /metrics."""
+
+    http_refused: int
+    http_malformed: int
+
+    def text(self) -> bytes:
+        """In the Prometheus text format."""
+        ...
 
 
 class _Troubles(logging.Handler):
     """aiohttp would write a traceback for each request that is no HTTP: those are the peer's fault, and counted."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: HttpMetrics) -> None:
         super().__init__()
         self._metrics = metrics
 
@@ -32,7 +45,7 @@ class _Troubles(logging.Handler):
             log("http_failed", message=record.getMessage(), error=repr(error))
 
 
-def _quiet_logger(metrics: Metrics) -> logging.Logger:
+def _quiet_logger(metrics: HttpMetrics) -> logging.Logger:
     """One of our own, so that nobody else's settings of logging matter."""
     logger = logging.Logger("lookupd.http")
     logger.addHandler(_Troubles(metrics))
@@ -43,9 +56,15 @@ class HttpListener:
     """Serves one bound socket until closed."""
 
     def __init__(
-        self, sock: socket.socket, access: Access, metrics: Metrics, readiness: Callable[[], str | None]
+        self,
+        sock: socket.socket,
+        access: Access,
+        metrics: HttpMetrics,
+        readiness: Callable[[], str | None],
+        store: StoreForPeers | None = None,
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None."""
+        """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None. store: what peers
+        may read; None = nothing."""
         self.access = access
         self._sock = sock
         self._metrics = metrics
@@ -54,6 +73,8 @@ class HttpListener:
         application.router.add_get("/metrics", self._get_metrics)
         application.router.add_get("/livez", self._get_livez)
         application.router.add_get("/readyz", self._get_readyz)
+        if store is not None:
+            application.router.add_routes(store.routes())
         self._runner = web.AppRunner(
             application,
             access_log=None,

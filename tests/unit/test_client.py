@@ -214,10 +214,13 @@ def test_every_command_has_help_with_an_example(module: str) -> None:
     from click.testing import CliRunner
 
     cli = importlib.import_module(module).cli
-    for name in cli.commands:
-        help_text = CliRunner().invoke(cli, [name, "--help"]).output
-        assert "Example" in help_text, name
-        assert name == "serve" or "--json" in help_text, name
+    paths = [[name] for name in cli.commands]
+    for path in paths:
+        help_text = CliRunner().invoke(cli, [*path, "--help"]).output
+        assert "Example" in help_text, path
+        below = getattr(cli.commands[path[0]], "commands", {}) if len(path) == 1 else {}
+        assert path == ["serve"] or below or "--json" in help_text, path
+        paths += [[*path, name] for name in below]
 
 
 def test_history_of_a_correction_tells_what_was_kept(loaded: Workbench) -> None:

@@ -1,0 +1,156 @@
+"""What the commands share: the store they work on, how a result is printed and an error told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+import msgspec
+
+from lookupd.config import Config, Limits, read_config
+from lookupd.errors import ConfigError, LookupdError
+from lookupd.model import UnixMillis, UnixSeconds
+from lookupd.numbering import Plan, load_plan
+
+if TYPE_CHECKING:
+    from loader.files import FeedFile
+    from loader.trust import PublicKey
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+EXISTING = click.Path(path_type=Path)
+SEQUENCES = click.IntRange(1, 10**18 - 1)  # what a file name has room for
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The store a command works on, and the plan and feed that go with it."""
+
+    path: Path
+    map_size: int
+    plan: Plan
+    feeds: dict[str, tuple[PublicKey, ...]]
+    as_json: bool
+    limits: Limits = Limits()
+    replica: str = ""
+
+    def feed(self, named: str | None) -> str:
+        """The feed to load: as named, or the only one configured, or `main`. Raises ConfigError."""
+        if named is not None:
+            if self.feeds and named not in self.feeds:
+                raise ConfigError(f"--feed {named}: the configuration knows {', '.join(self.feeds)}")
+            return named
+        if len(self.feeds) > 1:
+            raise ConfigError(f"several feeds are configured: name one with --feed: {', '.join(self.feeds)}")
+        return next(iter(self.feeds), "main")
+
+    def identify(
+        self, file: Path, kind: Literal["snapshot", "delta"], feed: str | None, sequence: int | None
+    ) -> FeedFile:
+        """What a data file claims to be, its signature checked if the feed has keys. Raises FeedError."""
+        from loader.files import identify
+
+        name = self.feed(feed)
+        return identify(file, kind, name, sequence, self.feeds.get(name, ()))
+
+
+def fail(error: LookupdError, as_json: bool) -> None:
+    """One message on stderr, or one object on stdout, and the exit code of the design."""
+    if as_json:
+        reply: dict[str, Any] = {"result": "failed", "error": str(error), "exit_code": error.exit_code}
+        rejections = getattr(error, "rejections", None)
+        if rejections:
+            reply["rejected"] = [{"line": line, "reason": reason} for line, reason in rejections]
+        click.echo(json.dumps(reply))
+    click.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _target(config: Path | None, store: Path | None, country: str, as_json: bool) -> Target:
+    """Raises UsageError or ConfigError."""
+    if config is not None and store is not None:
+        raise click.UsageError("--config and --store exclude each other")
+    if config is not None:
+        settings: Config = read_config(config)
+        return Target(
+            settings.store_path,
+            settings.store.map_size,
+            settings.read_plan(),
+            _feed_keys(settings),
+            as_json,
+            settings.limits,
+            settings.replica.name,
+        )
+    if store is None:
+        raise click.UsageError("name the store: --config FILE or --store DIR")
+    from lookupd.store.reader import DEFAULT_MAP_SIZE
+
+    return Target(store, DEFAULT_MAP_SIZE, load_plan(country), {}, as_json)
+
+
+def _feed_keys(settings: Config) -> dict[str, tuple[PublicKey, ...]]:
+    from loader.trust import parse_public_key
+
+    return {name: tuple(parse_public_key(key) for key in feed.public_keys) for name, feed in settings.feeds.items()}
+
+
+def on_store(command: Command) -> Command:
+    """The options that every command on a store has; the command gets a Target."""
+
+    @click.option("--config", type=EXISTING, help="Configuration file that names the store and the plan.")
+    @click.option("--store", type=EXISTING, help="Folder of the store, when there is no configuration file.")
+    @click.option("--country", default="886", show_default=True, help="Country code of the plan, with --store.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+    def wrapped(config: Path | None, store: Path | None, country: str, as_json: bool, **options: Any) -> None:
+        try:
+            command(_target(config, store, country, as_json), **options)
+        except LookupdError as error:
+            fail(error, as_json)
+
+    wrapped.__name__ = command.__name__
+    wrapped.__doc__ = command.__doc__
+    wrapped.__click_params__ = getattr(command, "__click_params__", []) + wrapped.__click_params__  # type: ignore[attr-defined]
+    return wrapped  # type: ignore[return-value]
+
+
+def parse_word(option: str, text: str) -> str:
+    """A person's word, "who: why". Raises UsageError."""
+    from loader.guard import parse_words
+
+    try:
+        return parse_words(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
+
+
+def unix_now() -> UnixSeconds:
+    """The wall clock."""
+    return UnixSeconds(int(time.time()))
+
+
+def unix_millis() -> UnixMillis:
+    """The wall clock, in milliseconds."""
+    return UnixMillis(time.time_ns() // 1_000_000)
+
+
+@contextlib.contextmanager
+def open_writer(target: Target) -> Iterator[Any]:
+    """The store's writer, for as long as the block runs. Raises StoreError."""
+    from lookupd.store.writer import Writer
+
+    with Writer(target.path, map_size=target.map_size) as writer:
+        yield writer
+
+
+def print_result(target: Target, result: msgspec.Struct, source: str) -> None:
+    """A result as one line for people, or as one JSON object."""
+    fields = msgspec.structs.asdict(result)
+    if target.as_json:
+        click.echo(json.dumps(fields))
+        return
+    shown = " ".join(f"{name}={value}" for name, value in fields.items() if value != 0)
+    click.echo(f"{source}: {shown}")

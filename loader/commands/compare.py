@@ -1,0 +1,82 @@
+"""The command that holds two replicas against each other: compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from loader.commands.common import Target, on_store
+from loader.commands.reconcile import SHOW_NUMBERS, open_reader
+from lookupd.errors import Stale
+
+if TYPE_CHECKING:
+    from loader.compare import Compared
+    from lookupd.store.portable import Row
+
+
+@click.command()
+@click.argument("url")
+@SHOW_NUMBERS
+@on_store
+def compare(target: Target, url: str, show_numbers: bool) -> None:
+    """Compare this store with the other replica's, by digest, then by block. Exit code 6 if they differ.
+
+    URL is the other replica's listen.http; its [[client]] list must have this machine. Reads only.
+
+    \b
+    Example: lookupd-loader compare http://192.0.2.7:9474 --store /var/lib/lookupd/a
+    """
+    from loader.compare import compare as compare_replicas
+    from loader.peer import Peer
+
+    with open_reader(target) as reader:
+        result = compare_replicas(reader, Peer(url))
+    if target.as_json:
+        click.echo(json.dumps(msgspec.to_builtins(result) | {"same_positions": result.same_positions}))
+    else:
+        for line in _compared_lines(result, show_numbers):
+            click.echo(line)
+    if result.result != "equal":
+        sys.exit(Stale.exit_code)
+
+
+def _compared_lines(result: Compared, show_numbers: bool) -> Iterator[str]:
+    from loader.differences import shown
+    from lookupd.limits import DIFFERENCES_SHOWN
+
+    yield f"{result.there.replica}: {result.result}"
+    for name, side in (("here", result.here), ("there", result.there)):
+        positions = " ".join(f"{feed}={sequence}" for feed, sequence in sorted(side.positions.items())) or "no feed"
+        yield f"  {name}: {positions} serial={side.serial} digest={side.digest} ported={side.ported}"
+    if result.result == "equal":
+        return
+    if not result.same_positions:
+        yield "note: the positions differ: let both apply the same files, then compare again"
+    yield f"  blocks that differ: {len(result.blocks)}; numbers: {len(result.numbers)}; details only: {result.details}"
+    for what, items in (
+        ("blocks damaged here", result.damaged_here),
+        ("blocks damaged there", result.damaged_there),
+        ("networks that differ", result.networks),
+        ("ranges that differ", result.ranges),
+    ):
+        if items:
+            more = " ..." if len(items) > DIFFERENCES_SHOWN else ""
+            yield f"  {what}: {len(items)}: {' '.join(map(str, items[:DIFFERENCES_SHOWN]))}{more}"
+    for difference in result.numbers[:DIFFERENCES_SHOWN]:
+        here, there = (_route(row) for row in (difference.here, difference.there))
+        yield f"  {shown(difference.tn, show_numbers)}: here {here}; there {there}"
+    if len(result.numbers) > DIFFERENCES_SHOWN:
+        yield f"  and {len(result.numbers) - DIFFERENCES_SHOWN} more: --json tells all of them"
+    if result.blocks_left:
+        yield f"  {result.blocks_left} more blocks differ and were not read: load the newest snapshot on both sides"
+
+
+def _route(row: Row | None) -> str:
+    if row is None:
+        return "not ported"
+    return row.network_code + (f" routing_number={row.routing_number}" if row.routing_number else "")

@@ -1,0 +1,294 @@
+"""Commands that hold a file against the store: reconcile, which may mend, and diff."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from loader.commands.common import EXISTING, Target, on_store, open_writer, parse_word, unix_now
+from lookupd.errors import FeedError, Stale
+
+if TYPE_CHECKING:
+    from loader.differences import Told
+    from loader.files import FeedFile
+    from loader.preview import Change, Preview
+    from loader.progress import CommandProgress
+    from loader.reconcile import Read, Reconciled
+    from loader.repair import Repaired
+    from lookupd.store.reader import Reader
+
+REPORT = click.option("--report", type=EXISTING, metavar="FILE.csv", help="Write every difference to this file.")
+SHOW_NUMBERS = click.option("--show-numbers", is_flag=True, help="Whole numbers on the terminal, not masked.")
+FEED = click.option("--feed", help="Feed that the file must belong to (default: the one configured, or main).")
+
+
+@click.command()
+@click.argument("file", type=EXISTING)
+@click.option("--repair", is_flag=True, help="Correct what differs, as journalled corrections.")
+@click.option("--reason", metavar='"WHO: WHY"', help="With --repair: who takes it on, and why.")
+@REPORT
+@SHOW_NUMBERS
+@FEED
+@on_store
+def reconcile(
+    target: Target,
+    file: Path,
+    repair: bool,
+    reason: str | None,
+    report: Path | None,
+    show_numbers: bool,
+    feed: str | None,
+) -> None:
+    """Compare a snapshot, or a monthly list of numbers, with the store. Exit code 6 if they differ.
+
+    A manifest beside the file is checked; without one the file is taken as it is. Only the columns that the
+    file has are compared. Runs beside a daemon and a loader. With --repair, numbers whose state is still the
+    one compared become the file's; then it compares again, and the exit code tells of that.
+
+    \b
+    Examples: lookupd-loader reconcile monthly-2026-10.csv --store /var/lib/lookupd/a --report october.csv
+              lookupd-loader reconcile monthly-2026-10.csv --config /etc/lookupd/a.toml \\
+                  --repair --reason "Wu Mei: clearinghouse confirmed the October list, ticket 4711"
+    """
+    from loader.progress import CommandProgress
+
+    if repair != (reason is not None):
+        raise click.UsageError('--repair goes with --reason "who: why"')
+    words = None if reason is None else parse_word("--reason", reason)
+    found = _identify(target, file, "snapshot", feed, strict=repair)
+    with CommandProgress("reconcile") as progress:
+        if words is None:
+            with open_reader(target) as reader:
+                _, result, told, _ = _compare(target, reader, found, progress, report, False)
+            _print(target, result, told, show_numbers, report, None)
+        else:
+            _repair(target, found, words, progress, report, show_numbers)
+            return
+    if result.result != "equal":
+        sys.exit(Stale.exit_code)
+
+
+def _repair(
+    target: Target, found: FeedFile, words: str, progress: CommandProgress, report: Path | None, show_numbers: bool
+) -> None:
+    """Compare, mend, compare again; the exit code is that of the second comparison."""
+    from loader import repair as mending
+    from loader.reconcile import compare
+    from lookupd.store import compare as store_compare
+
+    with open_writer(target) as writer, writer.reader() as reader:
+        read, before, told, parts = _compare(target, reader, found, progress, report, True)
+        mending.refuse_damaged(before.damaged_blocks)
+        done = mending.repair(writer, read, store_compare.joined(parts), words, unix_now())
+        reader.pin()
+        after = compare(reader, read.moved_to(reader.route_records()), progress, lambda _: None)
+    _print(target, before, told, show_numbers, report, (done, after))
+    if after.result != "equal":
+        sys.exit(Stale.exit_code)
+
+
+def _compare(
+    target: Target, reader: Reader, found: FeedFile, progress: CommandProgress, report: Path | None, keep: bool
+) -> tuple[Read, Reconciled, Told, list[Any]]:
+    """keep: the differences too, for a repair."""
+    from loader.differences import Told, report_file
+    from loader.memory import keep_freed_memory
+    from loader.reconcile import compare, read_file
+
+    keep_freed_memory()
+    parts: list[Any] = []
+    read = read_file(found, target.plan, reader, progress)
+    with report_file(report) as rows:
+        told = Told(read.routes.records, rows)
+
+        def take(differences: Any) -> None:
+            told.add(differences)
+            if keep:
+                parts.append(differences)
+
+        result = compare(reader, read, progress, take)
+    return read, result, told, parts
+
+
+def _print(
+    target: Target,
+    result: Reconciled,
+    told: Told,
+    show_numbers: bool,
+    report: Path | None,
+    repaired: tuple[Repaired, Reconciled] | None,
+) -> None:
+    from loader.differences import shown
+
+    if target.as_json:
+        reply = msgspec.to_builtins(result) | {"report": None if report is None else str(report)}
+        if repaired is not None:
+            reply |= {"repair": msgspec.to_builtins(repaired[0]), "after": msgspec.to_builtins(repaired[1])}
+        click.echo(json.dumps(reply))
+        return
+    click.echo(_line(result))
+    for row in result.by_network:
+        click.echo(
+            f"  {row.network_code:8} in_store={row.in_store} in_file={row.in_file} missing={row.missing} "
+            f"extra={row.extra} from_here={row.from_here} to_here={row.to_here}"
+        )
+    for line in _remarks(result):
+        click.echo(f"note: {line}")
+    for difference in told.first:
+        number = shown(difference.tn, show_numbers)
+        click.echo(f"  {number} {difference.kind}: store {difference.old}; file {difference.new}")
+    if result.differs > len(told.first):
+        more = f"all of them are in {report}" if report else "--report FILE.csv writes all of them"
+        click.echo(f"  and {result.differs - len(told.first)} more: {more}")
+    if repaired is not None:
+        done, after = repaired
+        fields = " ".join(f"{name}={value}" for name, value in msgspec.structs.asdict(done).items() if value != 0)
+        click.echo(f"repaired: {fields}")
+        click.echo(f"compared again: {_line(after)}")
+
+
+def _line(result: Reconciled) -> str:
+    return (
+        f"{result.file}: {result.result}: in_store={result.in_store} in_file={result.in_file} "
+        f"missing={result.missing} extra={result.extra} route={result.route} details={result.details} "
+        f"serial={result.serial} digest={result.digest}"
+    )
+
+
+def _remarks(result: Reconciled) -> Iterator[str]:
+    if result.file_sequence is not None and result.file_sequence != result.store_sequence:
+        yield (
+            f"the file is of position {result.file_sequence}, the store is at {result.store_sequence}: "
+            "what changed between the two counts as a difference"
+        )
+    left_out = [name for name in ("routing_number", "donor", "ported_at") if name not in result.compared]
+    if left_out:
+        yield f"the file has no {', '.join(left_out)}: not compared"
+    if result.unknown_networks:
+        codes = ", ".join(result.unknown_networks[:10])
+        yield f"networks of the file that the networks table does not have: {codes}: their numbers differ"
+    if result.damaged_blocks:
+        yield f"{result.damaged_blocks} blocks are damaged, their numbers count as missing: see lookupd-loader verify"
+
+
+# -- diff ------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("file", type=EXISTING)
+@REPORT
+@SHOW_NUMBERS
+@FEED
+@on_store
+def diff(target: Target, file: Path, report: Path | None, show_numbers: bool, feed: str | None) -> None:
+    """Show what a snapshot or a delta would change, and change nothing. Exit code 0 whatever that is.
+
+    \b
+    Examples: lookupd-loader diff snapshot-main-9.csv.zst --store /var/lib/lookupd/a
+              lookupd-loader diff delta-main-10.ndjson --config /etc/lookupd/a.toml --report changes.csv
+    """
+    from loader.progress import CommandProgress
+
+    with CommandProgress("diff") as progress, open_reader(target) as reader:
+        if ".ndjson" in file.suffixes:
+            found = _identify(target, file, "delta", feed, strict=False)
+            _diff_delta(target, reader, found, progress, report, show_numbers)
+            return
+        found = _identify(target, file, "snapshot", feed, strict=False)
+        _, result, told, _ = _compare(target, reader, found, progress, report, False)
+    _print(target, result, told, show_numbers, report, None)
+
+
+def _diff_delta(
+    target: Target,
+    reader: Reader,
+    found: FeedFile,
+    progress: CommandProgress,
+    report: Path | None,
+    show_numbers: bool,
+) -> None:
+    from loader import preview
+    from loader.differences import report_file
+    from lookupd.limits import DIFFERENCES_SHOWN
+
+    notices = preview.read(found, target.plan, reader, progress)
+    result = preview.preview(reader, found, notices)
+    first: list[Change] = []
+    with report_file(report, preview.HEADER) as rows:
+        for change in preview.changes(reader, notices, unix_now(), result):
+            if len(first) < DIFFERENCES_SHOWN:
+                first.append(change)
+            if rows is not None:
+                sides = (*msgspec.structs.astuple(change.old), *msgspec.structs.astuple(change.new))
+                rows.writerow(
+                    (change.line, change.kind, change.tn, change.tn_to, change.effective_at, change.waits, *sides)
+                )
+    if target.as_json:
+        click.echo(json.dumps(msgspec.to_builtins(result) | {"report": None if report is None else str(report)}))
+    else:
+        _print_delta(result, first, show_numbers, report)
+
+
+def _print_delta(result: Preview, first: list[Change], show_numbers: bool, report: Path | None) -> None:
+    from loader.differences import shown
+
+    orders = {
+        "next": "can be applied now",
+        "duplicate": "is applied already",
+        "contained": "is older than the store, its changes are contained",
+        "gap": "cannot be applied yet, deltas before it are missing",
+    }
+    click.echo(
+        f"{result.file}: {orders[result.order]} (store at {result.store_sequence}): notices={result.notices} "
+        f"added={result.added} removed={result.removed} changed={result.changed} unchanged={result.unchanged} "
+        f"waiting_notices={result.waiting_notices} waiting_numbers={result.waiting_numbers}"
+    )
+    for change in first:
+        last = (
+            "" if change.tn == change.tn_to else f" to {shown(change.tn_to, show_numbers)} ({change.numbers} numbers)"
+        )
+        moment = f" at {change.effective_at}" if change.waits else ""
+        click.echo(
+            f"  line {change.line}: {change.kind} {shown(change.tn, show_numbers)}{last}{moment}: "
+            f"{change.old} -> {change.new}"
+        )
+    if result.notices > len(first):
+        click.echo("  and more: " + (f"all are in {report}" if report else "--report FILE.csv writes all of them"))
+
+
+# -- what they share -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_reader(target: Target) -> Iterator[Reader]:
+    """The store's reader, for as long as the block runs. Raises StoreError."""
+    from lookupd.store.reader import Reader
+
+    with Reader(target.path, map_size=target.map_size) as reader:
+        yield reader
+
+
+def _identify(target: Target, file: Path, kind: Any, feed: str | None, *, strict: bool) -> FeedFile:
+    """What the file claims to be. strict: a feed with keys wants its manifest signed, as for a load; a mere
+    look does not need one. Raises FeedError."""
+    from loader.files import FeedFile, identify, parse_file_name
+
+    name = target.feed(feed)
+    keys = target.feeds.get(name, ())
+    if file.with_name(file.name + ".json").exists() or not file.is_file():
+        return identify(file, kind, name, None, keys)
+    if strict and keys:
+        raise FeedError(
+            f"{file.name}: no manifest {file.name}.json beside it: feed {name!r} is signed, and only a signed file "
+            "repairs its store; without --repair it is compared as it is"
+        )
+    parts = parse_file_name(file.name)
+    sequence = parts.sequence if parts is not None and (parts.feed, parts.type) == (name, kind) else 0
+    return FeedFile(file, kind, name, sequence, None, None, file.stat().st_size, None)

@@ -1,0 +1,526 @@
+"""The exchange of one feed: what a source has -> spool -> checked -> confirmed -> applied -> acknowledged.
+
+One call of `round` does what there is to do. Everything that must survive a crash is on disk before the next
+step relies on it: fetched files in the spool, confirmations in its `acks` folder, the position with the data.
+When to call it, and the agreed second, are `sync`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from loader.acknowledge import AckFolder, Acknowledgement, Rejection, of_receipt
+from loader.apply import CheckedDelta, Progress, Result, Terms, apply_checked, apply_snapshot, check_delta, position_of
+from loader.exchange_metrics import FeedMetrics
+from loader.files import FeedFile
+from loader.formats import Format, Step
+from loader.sequence import beyond, chain, newest_snapshot, unapplied
+from loader.sources import Source
+from loader.tables import load_networks, load_ranges, read_networks, read_ranges
+from loader.tidy import tidy
+from loader.trust import PublicKey
+from loader.validate import KnownNetworks
+from lookupd.config import FeedSettings, Limits
+from lookupd.errors import FeedError, LookupdError, Refused, Rejected, SequenceGap, SourceError, Stale
+from lookupd.model import FeedPosition, Receipt, UnixMillis, UnixSeconds
+from lookupd.numbering import Plan
+from lookupd.observe.log import log
+from lookupd.store.reader import Reader
+from lookupd.store.writer import Writer
+from lookupd.units import format_millis, parse_millis
+
+STEPS_PER_LOT = 64
+"""Deltas that are fetched and confirmed before the first of them is applied: all are confirmed early, and the
+notices of a lot fit into memory."""
+
+HELD_MAX = 64
+"""Deltas beyond a gap that are fetched while it is open, so that they are here when it closes."""
+
+RETRY_SECONDS = (10.0, 300.0)
+"""An unusable file is fetched anew after the first, then twice as long each time up to the second: its sender
+may have replaced it."""
+
+TIDY_SECONDS = 3600.0
+"""Between two looks for files that may leave the spool."""
+
+APPLIED_PER_SECOND = 15_000
+SNAPSHOT_BYTES_PER_SECOND = 20_000_000
+"""Cautious guesses of this machine's speed: a long change is not begun when a pending notice comes due in it."""
+
+
+Noted = list[tuple[int, Receipt]]
+"""Commits whose moment was noted: last serial, receipt."""
+
+
+class Clock(Protocol):
+    """What `steady.SteadyClock` offers."""
+
+    def now(self) -> UnixMillis:
+        """Milliseconds since 1970."""
+        ...
+
+
+class Store(Protocol):
+    """Where work on the store is done: a thread each for writing and for reading; see `sync.StoreThreads`."""
+
+    async def write(self, work: Callable[[Writer], Any], expected_seconds: float = 0.0) -> Any:
+        """Done when no pending notice comes due within the expected time; returns what `work` returns."""
+        ...
+
+    async def read(self, work: Callable[[Reader], Any]) -> Any:
+        """With a reader pinned to the newest commit."""
+        ...
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why the feed does not move: a step that is missing (gap) or cannot be used; since when, and when to retry.
+
+    over_at: the position at which it is over; None = when the table of that name is loaded.
+    """
+
+    kind: str
+    step: str
+    over_at: int | None
+    reason: str
+    exit_code: int
+    since: UnixMillis
+    retry_at: UnixMillis
+    wait_seconds: float
+
+
+class Quiet:
+    """Progress that is not shown: the log tells of results, not of steps."""
+
+    def stage(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Nothing."""
+        return lambda count: None
+
+
+class FeedSync:
+    """One feed of one replica. Used by one task."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: FeedSettings,
+        *,
+        format: Format,
+        source: Source,
+        spool: Path,
+        keys: tuple[PublicKey, ...],
+        plan: Plan,
+        limits: Limits,
+        replica: str,
+        store: Store,
+        clock: Clock,
+        metrics: FeedMetrics,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name
+        self.trouble: Trouble | None = None
+        self.position = 0
+        self._settings = settings
+        self._format, self._source, self._spool, self._keys = format, source, spool, keys
+        self._plan, self._limits, self._replica = plan, limits, replica
+        self._store, self._clock, self._metrics = store, clock, metrics
+        self._progress: Progress = progress or Quiet()
+        self._acks = AckFolder(spool, replica, settings.acknowledge)
+        self._to_publish: dict[str, bytes] = {}
+        self._tables: dict[str, int] = {}
+        self._asked_at: UnixMillis | None = None
+        self._steps: list[Step] = []
+        self._tidied_at = UnixMillis(0)
+        self._held_again_at: dict[str, UnixMillis] = {}
+        self._source_takes_acks = True
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def recover(self, receipts: Iterable[tuple[int, Receipt]]) -> None:
+        """Finish what a crash left between a commit and its acknowledgement. receipts: the feed's newest ones."""
+        self._spool.mkdir(parents=True, exist_ok=True)
+        for serial, receipt in receipts:
+            found = self._acks.read(receipt.source)
+            if found is None or found.result == "confirmed":
+                self._acknowledge(receipt.source, of_receipt(serial, receipt, self._replica))
+
+    async def close(self) -> None:
+        """Let go of the source."""
+        await self._source.close()
+
+    async def round(self) -> bool:
+        """Fetch, confirm and apply what there is; returns whether the position moved.
+
+        Raises SourceError when the source cannot be used; StoreError when the store cannot be written. A bad
+        file is no error here: it is acknowledged as rejected, told, and becomes the feed's `trouble`.
+        """
+        names = await self._source.names()
+        self._metrics.source_seen(self._clock.now())
+        self._steps = self._format.steps(names)
+        await self._load_tables()
+        before = await self._read_position()
+        await self._repeat(names)
+        if self.position == 0 and (snapshot := newest_snapshot(self._steps)) is not None:
+            await self._take_snapshot(snapshot)
+        while lot := chain(self._steps, self.position)[:STEPS_PER_LOT]:
+            if not await self._take_deltas(lot):
+                break
+        await self._judge_gap()
+        await self._publish()
+        self._tidy()
+        return self.position != before
+
+    async def _read_position(self) -> int:
+        self.position = await self._store.read(lambda reader: position_of(reader.state.feeds, self.name))
+        self._metrics.position(self.position)
+        self._clear()  # an operator may have loaded what was missing
+        return self.position
+
+    # -- deltas ------------------------------------------------------------------------------------------
+
+    async def _take_deltas(self, lot: list[Step]) -> bool:
+        """Confirm a lot, then apply it; whether all of it was applied."""
+        confirmed: list[tuple[CheckedDelta, Terms]] = []
+        assumed = await self._store.read(lambda reader: dict(reader.state.feeds))
+        whole = True
+        for step in lot:
+            taken = await self._confirm(step, assumed)
+            if taken is None:
+                whole = False
+                break
+            confirmed.append(taken)
+            file = taken[0].file
+            assumed[self.name] = FeedPosition(
+                file.sequence, "delta", taken[0].sha256, file.created_at, UnixSeconds(self._clock.now() // 1000)
+            )
+        for checked, terms in confirmed:
+            if not await self._apply(checked, terms):
+                return False
+        return whole
+
+    async def _confirm(self, step: Step, assumed: dict[str, FeedPosition]) -> tuple[CheckedDelta, Terms] | None:
+        """Fetch, verify, validate, and put the confirmation on disk before anything is applied."""
+        if not self._may_try(step):
+            return None
+        try:
+            received_at = await self._fetch(step)
+            checked = await self._store.read(lambda reader: self._check(reader, step, assumed))
+        except FeedError as error:
+            self._reject(step, error)
+            return None
+        self._metrics.known(step.name, unapplied(checked.notices))
+        earlier = self._acks.read(step.name)
+        confirmed_at = self._clock.now()
+        if earlier is not None and earlier.result in {"confirmed", "applied"} and earlier.confirmed_at is not None:
+            confirmed_at = parse_millis(earlier.confirmed_at)  # before a crash, or a restore: that word stands
+        else:
+            self._acknowledge(step.name, self._told(step, "confirmed", received_at, confirmed_at))
+            await self._publish()
+        return checked, self._terms(received_at, confirmed_at)
+
+    def _check(self, reader: Reader, step: Step, assumed: dict[str, FeedPosition]) -> CheckedDelta:
+        file = self._format.open(step, self._spool, self._keys)
+        return check_delta(assumed, KnownNetworks(reader.routes), file, self._plan, self._progress)
+
+    async def _apply(self, checked: CheckedDelta, terms: Terms) -> bool:
+        file = checked.file
+        step_name = file.name
+        try:
+            result, noted = await self._store.write(
+                lambda writer: self._committed(writer, functools.partial(apply_checked, writer, checked), terms),
+                expected_seconds=len(checked.notices) / APPLIED_PER_SECOND,
+            )
+        except Refused as error:
+            self._fail("guard", step_name, file.sequence, error)
+            return False
+        except (SequenceGap, Stale) as error:  # somebody loaded a file by hand meanwhile: look again
+            log("position_moved", feed=self.name, file=step_name, reason=error)
+            return False
+        self._metrics.unknown(step_name)
+        self._metrics.applied(checked.notices, UnixSeconds(self._clock.now() // 1000))
+        await self._tell_visible(noted)
+        self._tell("delta_applied", result)
+        self._clear()
+        return True
+
+    # -- snapshots ---------------------------------------------------------------------------------------
+
+    async def _take_snapshot(self, step: Step) -> bool:
+        if not self._may_try(step):
+            return False
+        try:
+            received_at = await self._fetch(step)
+            file: FeedFile = await self._store.read(lambda _: self._format.open(step, self._spool, self._keys))
+            confirmed_at = self._clock.now()
+            terms = self._terms(received_at, confirmed_at)
+            result, noted = await self._store.write(
+                lambda writer: self._committed(
+                    writer, functools.partial(apply_snapshot, writer, file, self._plan), terms
+                ),
+                expected_seconds=file.bytes / SNAPSHOT_BYTES_PER_SECOND,
+            )
+        except Refused as error:
+            self._fail("guard", step.name, self.position + 1, error)
+            return False
+        except FeedError as error:
+            self._reject(step, error)
+            return False
+        await self._tell_visible(noted)
+        self._metrics.known_up_to(result.sequence, self._steps)
+        self._tell("snapshot_applied", result)
+        self._clear()
+        return True
+
+    # -- order -------------------------------------------------------------------------------------------
+
+    async def _judge_gap(self) -> None:
+        """After the deltas in reach: is something behind a gap, or stuck? Wait for it, then turn to a snapshot."""
+        self.position = await self._store.read(lambda reader: position_of(reader.state.feeds, self.name))
+        self._metrics.position(self.position)
+        reach = chain(self._steps, self.position)
+        held = beyond(self._steps, reach[-1].sequence if reach else self.position)
+        for step in held[:HELD_MAX]:
+            await self._hold(step)
+        if not reach and held:
+            self._note_gap(held[0])
+        trouble = self.trouble
+        if trouble is None or self._clock.now() - trouble.since < self._settings.gap_wait * 1000:
+            return
+        snapshot = newest_snapshot(self._steps)
+        if snapshot is not None and snapshot.sequence > self.position:
+            if snapshot.name != trouble.step:
+                log("gap_bridged_by_snapshot", feed=self.name, position=self.position, snapshot=snapshot.name)
+                await self._take_snapshot(snapshot)
+        elif trouble.kind != "guard":
+            self._ask_for_snapshot(trouble)
+
+    def _note_gap(self, first_held: Step) -> None:
+        if self.trouble is not None and self.trouble.kind == "gap":
+            return
+        missing = self.position + 1 if first_held.after == self.position + 1 else f"{self.position + 1}.."
+        reason = f"feed at {self.position}, {missing} missing, {first_held.name} is there"
+        now = self._clock.now()
+        self.trouble = Trouble("gap", first_held.name, first_held.after, reason, 5, now, now, 0.0)
+        self._metrics.trouble("gap")
+        log("feed_gap", feed=self.name, position=self.position, next_file=first_held.name)
+
+    async def _hold(self, step: Step) -> None:
+        """Bring a delta from behind a gap into the spool, and know its notices' clocks."""
+        if self._metrics.knows(step.name) or self._clock.now() < self._held_again_at.get(step.name, 0):
+            return
+        try:
+            await self._fetch(step)
+            checked = await self._store.read(
+                lambda reader: self._check(
+                    reader, step, {self.name: FeedPosition(step.after, "held", "", None, UnixSeconds(0))}
+                )
+            )
+            self._metrics.known(step.name, unapplied(checked.notices))
+        except FeedError:
+            self._held_again_at[step.name] = UnixMillis(self._clock.now() + int(RETRY_SECONDS[1] * 1000))
+            self._discard(step)  # when its turn comes it is fetched again, and told if it is still bad
+
+    def _ask_for_snapshot(self, trouble: Trouble) -> None:
+        """Once a gap: a file at the source that says what is wanted, and an alarm."""
+        if self._asked_at is not None:
+            return
+        self._asked_at = self._clock.now()
+        self._metrics.snapshot_wanted(True)
+        request = {
+            "feed": self.name,
+            "replica": self._replica,
+            "position": self.position,
+            "wants": "snapshot",
+            "reason": trouble.reason,
+            "since": format_millis(trouble.since),
+            "asked_at": format_millis(self._asked_at),
+        }
+        log("snapshot_wanted", feed=self.name, position=self.position, reason=trouble.reason)
+        if self._settings.acknowledge != "no":
+            self._to_publish[f"request-{self.name}.{self._replica}.json"] = msgspec.json.encode(request) + b"\n"
+
+    async def _repeat(self, names: frozenset[str]) -> None:
+        """A step that is done already and lies there without its acknowledgement is acknowledged again."""
+        if self._settings.acknowledge == "no" or not self._source_takes_acks:
+            return
+        for step in self._steps:
+            ack = self._acks.name(step.name)
+            if step.sequence > self.position or ack in names or ack in self._to_publish:
+                continue
+            content = self._acks.content(step.name)
+            if content is None and step.sequence == self.position:
+                now = self._clock.now()
+                self._acknowledge(step.name, self._told(step, "duplicate", now, now))
+            elif content is not None and (found := self._acks.read(step.name)) and found.result != "rejected":
+                self._to_publish[ack] = content
+
+    # -- files -------------------------------------------------------------------------------------------
+
+    async def _fetch(self, step: Step) -> UnixMillis:
+        """Have all files of a step in the spool; returns when the last of them arrived."""
+        last = self._spool / step.files[-1]
+        for name in step.files:
+            path = self._spool / name
+            if not path.exists():
+                await self._source.fetch(name, path)
+                if path == last:
+                    now_ns = self._clock.now() * 1_000_000
+                    os.utime(path, ns=(now_ns, now_ns))  # survives a crash: when the notice was received
+        return UnixMillis(last.stat().st_mtime_ns // 1_000_000)
+
+    def _discard(self, step: Step) -> None:
+        for name in step.files:
+            (self._spool / name).unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Once in a while; see `tidy`."""
+        now = self._clock.now()
+        if now - self._tidied_at < TIDY_SECONDS * 1000:
+            return
+        self._tidied_at = now
+        files, acks = ((now - int(kept * 1000)) * 1_000_000 for kept in (self._settings.keep, self._limits.history))
+        tidy(self._spool, self._format, self.position, files, acks)
+
+    async def _load_tables(self) -> None:
+        """Networks and ranges that a foreign feed publishes: the newest of each, once."""
+        for kind in ("networks", "ranges"):
+            newest = max((s for s in self._steps if s.type == kind), key=lambda s: s.sequence, default=None)
+            if newest is None or self._tables.get(kind, -1) >= newest.sequence or not self._may_try(newest):
+                continue
+            try:
+                await self._fetch(newest)
+                await self._store.write(functools.partial(self._load_table, newest))
+                self._tables[kind] = newest.sequence
+                log("table_loaded", feed=self.name, file=newest.name)
+                self._clear(newest.name)
+            except FeedError as error:
+                self._reject(newest, error)
+
+    def _load_table(self, step: Step, writer: Writer) -> None:
+        path = self._format.open_table(step, self._spool)
+        now = UnixSeconds(self._clock.now() // 1000)
+        if step.type == "networks":
+            load_networks(writer, read_networks(path), step.name, now)
+        else:
+            load_ranges(writer, read_ranges(path), step.name, now)
+
+    # -- what became of it -------------------------------------------------------------------------------
+
+    def _terms(self, received_at: UnixMillis, confirmed_at: UnixMillis) -> Terms:
+        return Terms(
+            moved_share=self._limits.moved_share,
+            moved_free=self._limits.moved_free,
+            received_at=received_at,
+            confirmed_at=confirmed_at,
+        )
+
+    def _committed(self, writer: Writer, apply: Callable[..., Result], terms: Terms) -> tuple[Result, Noted]:
+        """In the writing thread: apply, and note at once, durably, when it became visible."""
+        result = apply(UnixSeconds(self._clock.now() // 1000), self._progress, terms)
+        return result, writer.note_visible(self._clock.now())
+
+    async def _tell_visible(self, noted: Noted) -> None:
+        """Say to the sender what is visible now."""
+        for serial, receipt in noted:
+            if receipt.feed == self.name and receipt.type != "fired":
+                self._acknowledge(receipt.source, of_receipt(serial, receipt, self._replica))
+                self.position = max(self.position, receipt.sequence)
+        self._metrics.position(self.position)
+        await self._publish()
+
+    def _told(self, step: Step, result: Any, received_at: UnixMillis, confirmed_at: UnixMillis) -> Acknowledgement:
+        return Acknowledgement(
+            self.name,
+            step.type,
+            step.sequence,
+            self._replica,
+            format_millis(received_at),
+            format_millis(confirmed_at),
+            None,
+            result,
+        )
+
+    def _acknowledge(self, data_name: str, acknowledgement: Acknowledgement) -> None:
+        try:
+            content = self._acks.write(data_name, acknowledgement)
+        except OSError as error:
+            raise SourceError(f"spool {self._spool}: {error.strerror}: free space on it") from None
+        if self._settings.acknowledge != "no":
+            self._to_publish[self._acks.name(data_name)] = content
+
+    async def _publish(self) -> None:
+        """Put waiting acknowledgements to the source; one that it does not take now is tried in the next round."""
+        for name, content in list(self._to_publish.items()):
+            try:
+                self._source_takes_acks = await self._source.publish(name, content)
+            except SourceError as error:
+                log("acknowledgement_delayed", feed=self.name, file=name, reason=error)
+                self._metrics.error("acknowledge")
+                return
+            if self._to_publish.get(name) == content:
+                del self._to_publish[name]
+
+    def _reject(self, step: Step, error: FeedError) -> None:
+        """Tell the sender, drop our copy, and look again later: it may be replaced."""
+        lines = error.rejections if isinstance(error, Rejected) else [(0, str(error))]
+        received_at = self._clock.now()
+        refusal = msgspec.structs.replace(
+            self._told(step, "rejected", received_at, received_at),
+            confirmed_at=None,
+            rejected=[Rejection(line, reason) for line, reason in lines],
+        )
+        if step.type in {"snapshot", "delta"}:
+            self._acknowledge(step.name, refusal)
+        self._discard(step)
+        over_at = {"delta": step.sequence, "snapshot": self.position + 1}.get(step.type)
+        self._fail("rejected", step.name, over_at, error)
+
+    def _may_try(self, step: Step) -> bool:
+        trouble = self.trouble
+        if trouble is None or trouble.step != step.name:
+            return True
+        return self._clock.now() >= trouble.retry_at
+
+    def _fail(self, kind: str, step_name: str, over_at: int | None, error: LookupdError) -> None:
+        now = self._clock.now()
+        first, most = RETRY_SECONDS
+        again = self.trouble if self.trouble is not None and self.trouble.step == step_name else None
+        wait = min(again.wait_seconds * 2, most) if again else first
+        since = again.since if again else now
+        if again is None or again.reason != str(error):
+            log(f"file_{kind}", feed=self.name, file=step_name, reason=error)
+        retry_at = UnixMillis(now + int(wait * 1000))
+        self.trouble = Trouble(kind, step_name, over_at, str(error), error.exit_code, since, retry_at, wait)
+        self._metrics.trouble(kind)
+        self._metrics.error(kind)
+
+    def _clear(self, table: str | None = None) -> None:
+        """Forget a trouble that is over: the position is past it, or the table was loaded."""
+        trouble = self.trouble
+        if trouble is None:
+            return
+        if trouble.step != table if trouble.over_at is None else self.position < trouble.over_at:
+            return
+        log("feed_moves_again", feed=self.name, position=self.position)
+        self.trouble = None
+        self._asked_at = None
+        self._metrics.trouble(None)
+        self._metrics.snapshot_wanted(False)
+
+    def _tell(self, event: str, result: Result) -> None:
+        log(
+            event,
+            feed=self.name,
+            sequence=result.sequence,
+            applied=result.applied,
+            pending=result.pending,
+            added=result.added,
+            removed=result.removed,
+            changed=result.changed,
+            serial=result.serial,
+        )

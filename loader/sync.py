@@ -1,0 +1,364 @@
+"""`lookupd-loader sync`: the exchange of one replica. Feeds, the agreed second, the scrub, and their clock.
+
+Each feed's steps are `feed_sync`'s; here is who runs when. One thread writes the store and one reads it, so
+the event loop always has time for sources, signals and scrapes. A change that would last past the moment of a
+pending notice waits until that has fired, within bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from loader.exchange_metrics import ExchangeMetrics
+from loader.feed_sync import FeedSync
+from loader.formats import make_format
+from loader.pending import Fired, fire_due, next_due
+from loader.scrubbing import BackgroundScrub
+from loader.sources.backoff import Backoff
+from loader.sources.open import open_source
+from loader.steady import SteadyClock
+from loader.trust import parse_public_key
+from lookupd.access import Access
+from lookupd.config import Config, parse_endpoint, warnings
+from lookupd.errors import ConfigError, SourceError, StoreError, StoreReplaced
+from lookupd.model import Receipt, UnixMillis, UnixSeconds
+from lookupd.observe.log import log
+from lookupd.store.reader import Reader
+from lookupd.store.writer import Writer
+
+CLOCK_SAVE_SECONDS = 10.0
+"""How often the clock's knowledge is kept: a jump while nobody runs is measured from there."""
+
+TICK_SECONDS = 0.5
+"""Longest sleep before a pending moment: a clock that was taken over, or set a little, is noticed by then."""
+
+YIELD_SECONDS_MAX = 300.0
+"""How long a change may wait for pending moments that follow each other closely: a port has an hour."""
+
+BACKOFF_SECONDS = (1.0, 60.0)
+"""After a source or the store failed: the first wait, and the longest."""
+
+RECOVERED_RECEIPTS = 256
+"""Receipts looked at when starting: more than one lot of deltas can be without its last acknowledgement."""
+
+
+class StoreThreads:
+    """The store's two threads: see `feed_sync.Store`. A Writer, and a Reader on its environment."""
+
+    def __init__(self, config: Config, clock: SteadyClock) -> None:
+        self._config, self._clock = config, clock
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-write")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="store-read")
+        self._write_lock = asyncio.Lock()
+        self._fired = asyncio.Event()
+        self.writer: Writer | None = None
+        self.reader: Reader | None = None
+        self.due: UnixSeconds | None = None
+
+    async def open(self) -> None:
+        """Raises StoreError."""
+        loop = asyncio.get_running_loop()
+        path, map_size = self._config.store_path, self._config.store.map_size
+        self.writer = await loop.run_in_executor(self._writing, lambda: Writer(path, map_size=map_size))
+        self.reader = await loop.run_in_executor(self._reading, self.writer.reader)
+
+    async def close(self) -> None:
+        """After the work under way has ended."""
+        loop = asyncio.get_running_loop()
+        async with self._write_lock:
+            if self.reader is not None:
+                await loop.run_in_executor(self._reading, self.reader.close)
+            if self.writer is not None:
+                await loop.run_in_executor(self._writing, self.writer.close)
+            self._writing.shutdown()
+            self._reading.shutdown()
+
+    async def write(self, work: Callable[[Writer], Any], expected_seconds: float = 0.0) -> Any:
+        """Run `work` in the writing thread, when it will not stand in a pending notice's way."""
+        await self._make_way(expected_seconds)
+        return await self.write_now(work)
+
+    async def write_now(self, work: Callable[[Writer], Any]) -> Any:
+        """The same without making way."""
+        assert self.writer is not None
+        writer = self.writer
+        async with self._write_lock:
+            return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: work(writer))
+
+    async def read(self, work: Callable[[Reader], Any]) -> Any:
+        """Run `work` in the reading thread, on the newest commit."""
+        assert self.reader is not None
+        reader = self.reader
+
+        def pinned() -> Any:
+            reader.pin()
+            return work(reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, pinned)
+
+    async def _make_way(self, expected_seconds: float) -> None:
+        since = self._clock.now()
+        while self.due is not None:
+            now = self._clock.now()
+            left = self.due - now / 1000
+            if left > expected_seconds + 0.05 or now - since > YIELD_SECONDS_MAX * 1000:
+                return
+            self._fired.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._fired.wait(), max(left, 0.0) + 1.0)
+
+    def tell_due(self, due: UnixSeconds | None) -> None:
+        """The next moment that something waits for."""
+        self.due = due
+        self._fired.set()
+
+
+class Sync:
+    """One running exchange."""
+
+    def __init__(self, config: Config, *, clock: SteadyClock | None = None) -> None:
+        self.config = config
+        config.spool_path.mkdir(parents=True, exist_ok=True)
+        self.clock = clock or SteadyClock(clock_file(config), config.limits.clock_step)
+        self.metrics = ExchangeMetrics(self.clock.now)
+        self.store = StoreThreads(config, self.clock)
+        self.feeds: list[FeedSync] = []
+        self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
+        self._stopping = asyncio.Event()
+        self._pending_changed = asyncio.Event()
+        self._clock_told = 0.0
+        self._refused = False
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises ConfigError, or StoreError if the store cannot be opened."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        try:
+            await self.start()
+            listener = await self._listen()
+            tasks = [asyncio.create_task(self._keep_feed(feed)) for feed in self.feeds]
+            tasks += [asyncio.create_task(work()) for work in (self._keep_moments, self._keep_clock, self._scrub.run)]
+            stopping = asyncio.create_task(self._stopping.wait())
+            log("syncing", replica=self.config.replica.name, feeds=",".join(feed.name for feed in self.feeds))
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            if listener is not None:
+                await listener.close()
+            for task in done - {stopping}:
+                task.result()  # an error of ours: end with it, the supervisor starts anew
+        finally:
+            await self.close()
+            log("stopped")
+
+    async def once(self) -> int:
+        """Do what is there to do, and end; returns the exit code: 0, or that of what stands in the way."""
+        try:
+            await self.start()
+            await self._fire()
+            for feed in self.feeds:
+                await feed.round()
+            await self._fire()
+            return next((feed.trouble.exit_code for feed in self.feeds if feed.trouble is not None), 0)
+        finally:
+            await self.close()
+
+    async def start(self) -> None:
+        """Open everything, finish what a crash left, fire what came due while nobody ran."""
+        if not self.config.feeds:
+            raise ConfigError("feed: no feed is configured: name one, such as [feed.main]")
+        for warning in warnings(self.config):
+            if not warning.startswith("feed."):
+                continue  # of the daemon's listeners, which are not ours
+            log("config_warning", message=warning)
+        await self.store.open()
+        for name, settings in self.config.feeds.items():
+            keys = tuple(parse_public_key(key) for key in settings.public_keys)
+            plan = self.config.read_plan()
+            self.feeds.append(
+                FeedSync(
+                    name,
+                    settings,
+                    format=make_format(settings.format, name, plan.country_code, signed=bool(keys)),
+                    source=open_source(name, settings),
+                    spool=self.config.spool_path / name,
+                    keys=keys,
+                    plan=plan,
+                    limits=self.config.limits,
+                    replica=self.config.replica.name,
+                    store=self.store,
+                    clock=self.clock,
+                    metrics=self.metrics.feed(name, self.config.limits),
+                )
+            )
+        await self._recover()
+        await self._look()
+
+    async def close(self) -> None:
+        """Let go of everything; work that is under way ends first."""
+        for feed in self.feeds:
+            await feed.close()
+        await self.store.close()
+        self.clock.save()
+
+    async def _recover(self) -> None:
+        """Commits whose moment was not noted: the data file's own time tells when they were made."""
+        committed_at = await self.store.read(lambda reader: _written_at(reader.path))
+        noted: list[tuple[int, Receipt]] = await self.store.write_now(lambda writer: writer.note_visible(committed_at))
+        if noted:
+            log("recovered", commits=len(noted))
+        newest: list[tuple[int, Receipt]] = await self.store.read(_newest_receipts)
+        for feed in self.feeds:
+            await feed.recover(
+                (serial, receipt) for serial, receipt in newest if receipt.feed == feed.name and receipt.type != "fired"
+            )
+
+    # -- feeds -------------------------------------------------------------------------------------------
+
+    async def _keep_feed(self, feed: FeedSync) -> None:
+        backoff = Backoff(*BACKOFF_SECONDS, random.random)
+        told = ""
+        while True:
+            wait = float(self.config.feeds[feed.name].poll)
+            try:
+                moved = await feed.round()
+                backoff.succeeded()
+                if told:
+                    log("feed_reachable", feed=feed.name)
+                    told = ""
+                if moved:
+                    await self._look()
+            except StoreReplaced:
+                raise  # it was restored: the supervisor starts us on the new one
+            except (SourceError, StoreError) as error:
+                kind = "source" if isinstance(error, SourceError) else "store"
+                self.metrics.feeds[feed.name].error(kind)
+                wait = backoff.failed()
+                if str(error) != told:
+                    told = str(error)
+                    log(f"{kind}_unusable", feed=feed.name, reason=error, retry_seconds=round(wait, 1))
+            await asyncio.sleep(wait)
+
+    # -- the agreed second -------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Know what waits, and the feeds' positions."""
+
+        def look(reader: Reader) -> tuple[int, int, UnixSeconds | None, dict[str, Any]]:
+            pending = reader.pending()
+            return len(pending), reader.damaged_pending(), next_due(pending), dict(reader.state.feeds)
+
+        metrics, before = self.metrics, self.metrics.damaged_pending
+        metrics.pending, metrics.damaged_pending, due, metrics.positions = await self.store.read(look)
+        if metrics.damaged_pending > before:
+            log("pending_damaged", notices=metrics.damaged_pending, way_out="restore the store from a backup")
+        self.metrics.next_due = due
+        self.store.tell_due(due)
+        self._pending_changed.set()
+
+    async def _keep_moments(self) -> None:
+        """Sleep until the next moment, in short steps, and fire."""
+        while True:
+            due = self.store.due
+            left = TICK_SECONDS if due is None else due - self.clock.now() / 1000
+            if due is not None and left <= 0:
+                try:
+                    await self._fire()
+                except StoreReplaced:
+                    raise
+                except StoreError as error:
+                    log("fire_failed", reason=error)
+                    await asyncio.sleep(TICK_SECONDS)
+                continue
+            self._pending_changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._pending_changed.wait(), min(left, TICK_SECONDS))
+
+    async def _fire(self) -> None:
+        def fire(writer: Writer) -> tuple[Fired | None, UnixMillis]:
+            fired = fire_due(writer, self.clock.now())
+            visible_at = self.clock.now()
+            if fired is not None:
+                writer.note_visible(visible_at)
+            return fired, visible_at
+
+        fired, visible_at = await self.store.write_now(fire)
+        if fired is not None:
+            for moment in fired.effective_at:
+                self.metrics.lateness.observe(visible_at / 1000 - moment)
+            self.metrics.fired["applied"] += fired.notices - fired.superseded
+            self.metrics.fired["superseded"] += fired.superseded
+            late = visible_at / 1000 - min(fired.effective_at)
+            log("fired", notices=fired.notices, serial=fired.serial, late_ms=round(late * 1000))
+        await self._look()
+
+    # -- the clock ---------------------------------------------------------------------------------------
+
+    async def _keep_clock(self) -> None:
+        while True:
+            if self.clock.take_acceptance():
+                log("clock_accepted")
+            self.clock.now()
+            refused = self.clock.refused_seconds
+            self.metrics.clock_refused_seconds = refused
+            if bool(refused) != self._refused:
+                self._refused = bool(refused)
+                log("clock_step_refused", seconds=round(refused)) if refused else log("clock_followed")
+            self.clock.save()
+            await self._pause(CLOCK_SAVE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but look for a person's word about the clock each second."""
+        until = asyncio.get_running_loop().time() + seconds
+        while (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, 1.0))
+            self.clock.now()
+            if self.clock.acceptance_waits() or bool(self.clock.refused_seconds) != self._refused:
+                return
+
+    # -- the listener ------------------------------------------------------------------------------------
+
+    async def _listen(self) -> Any:
+        if self.config.sync.http is None:
+            return None
+        from lookupd.transports.http import HttpListener
+        from lookupd.transports.sockets import bind
+
+        endpoint = parse_endpoint(self.config.sync.http)
+        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness)
+        await listener.start()
+        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        return listener
+
+    def _readiness(self) -> str | None:
+        """Why the exchange needs a person; None if it does not."""
+        for feed in self.feeds:
+            if feed.trouble is not None:
+                return f"feed {feed.name}: {feed.trouble.kind}: {feed.trouble.reason}"
+        if self.clock.refused_seconds:
+            return f"the wall clock jumped by {self.clock.refused_seconds:.0f} s: `lookupd-loader clock`"
+        return None
+
+
+def clock_file(config: Config) -> Path:
+    """Where the clock's knowledge is kept."""
+    return config.spool_path / "clock.json"
+
+
+def _written_at(path: Path) -> UnixMillis:
+    return UnixMillis((path / "data.mdb").stat().st_mtime_ns // 1_000_000)
+
+
+def _newest_receipts(reader: Reader) -> list[tuple[int, Receipt]]:
+    return reader.newest_receipts(RECOVERED_RECEIPTS)

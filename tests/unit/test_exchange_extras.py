@@ -1,0 +1,200 @@
+"""What the exchange does beside deltas: scrub and mend, foreign feeds, its listener, the clocks' report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from loader.report import parse_month
+from lookupd.store.schema import BLOCK_KEY
+from lookupd.store.verify import verify
+from tests.conftest import Workbench, free_port, run_cli, run_daemon, wait_until
+from tests.exchange import Exchange, notice
+from tests.unit.test_damage import damage, flipped
+
+BLOCK = 886912345
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+
+def is_whole(workbench: Workbench) -> bool:
+    with workbench.reader() as reader:
+        return verify(reader).problem_count == 0
+
+
+# -- the scrub -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", ["blocks", "details"])
+def test_damaged_block_is_found_and_mended_from_the_snapshot_and_the_journal(
+    workbench: Workbench, database: str
+) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    exchange.snapshot()
+    exchange.delta(2, notice("886912345678"), notice("886912345001"))
+    assert exchange.once().returncode == 0
+    _, digest, _ = workbench.state()
+    damage(workbench.store, database, BLOCK_KEY.pack(BLOCK), lambda value: flipped(value, 9))
+    assert not is_whole(workbench)
+    with exchange.running():
+        wait_until(lambda: is_whole(workbench))
+    with workbench.reader() as reader:
+        assert reader.state.digest == digest
+        assert reader.ported(886912345678).network_code == "1403"  # type: ignore[union-attr, arg-type]
+        assert [entry.kind for _, entry, _ in reader.journal()][-1] == "repaired"
+
+
+def test_damaged_block_is_mended_from_the_other_replica(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.load_tables()
+    twin = Workbench(tmp_path / "twin")
+    twin.folder.mkdir()
+    port = free_port()
+    exchange = Exchange(workbench, f'[sync]\npeer = "http://127.0.0.1:{port}"')
+    exchange.snapshot()
+    assert exchange.once().returncode == 0
+    shutil.copytree(workbench.store, twin.store)
+    shutil.rmtree(workbench.store / "spool")  # only the twin can help
+    for path in exchange.source.iterdir():
+        path.unlink()
+    damage(workbench.store, "blocks", BLOCK_KEY.pack(BLOCK), lambda value: flipped(value, 1357))
+    config = twin.config(listen=f'http = "http://127.0.0.1:{port}"')
+    with run_daemon(config), exchange.running():
+        wait_until(lambda: is_whole(workbench))
+    assert workbench.state()[1] == twin.state()[1]
+
+
+# -- a foreign feed --------------------------------------------------------------------------------------
+
+
+def test_bdpn_feed_is_fetched_converted_applied_and_acknowledged(workbench: Workbench) -> None:
+    exchange = Exchange(workbench, '[plan]\ncountry_code = "7"', 'format = "bdpn"')
+    for vector in (VECTORS / "bdpn").glob("*_*_*.csv"):
+        if "Full" not in vector.name and "20002" not in vector.name:
+            shutil.copy(vector, exchange.source)
+    done = exchange.once()
+    assert done.returncode == 0, done.stderr
+    with workbench.reader() as reader:
+        assert reader.state.feeds["main"].sequence == 20001
+        assert reader.state.ported > 0
+        assert len(reader.ranges()) > 0
+    acknowledged = {path.name for path in exchange.source.glob("*.ack.json")}
+    assert {json.loads((exchange.source / name).read_text())["result"] for name in acknowledged} == {"applied"}
+    assert len(acknowledged) >= 2
+    before = workbench.state()
+    assert exchange.once().returncode == 0
+    assert workbench.state() == before
+    for vector in (VECTORS / "bdpn").glob("*_20002.csv"):  # a csv of a header alone may be cut short
+        shutil.copy(vector, exchange.source)
+    refused = exchange.once()
+    assert refused.returncode == 4
+    assert "cut short" in json.loads(refused.stdout)["feeds"][0]["reason"]
+    assert workbench.state() == before
+
+
+# -- the listener ----------------------------------------------------------------------------------------
+
+
+def get(url: str) -> tuple[int, str]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_listener_tells_metrics_and_what_stands_in_the_way(workbench: Workbench) -> None:
+    workbench.load_tables()
+    port = free_port()
+    exchange = Exchange(workbench, f'[sync]\nhttp = "http://127.0.0.1:{port}"')
+    exchange.snapshot()
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
+    with exchange.running():
+        wait_until(lambda: exchange.acked("snapshot-main-1.csv") == "applied")
+        assert get(f"http://127.0.0.1:{port}/readyz") == (200, "ready\n")
+        exchange.delta(3, notice("886912345678", notified_at=now))
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 503)
+        assert "gap" in get(f"http://127.0.0.1:{port}/readyz")[1]
+        text = get(f"http://127.0.0.1:{port}/metrics")[1]
+        margin = next(
+            line for line in text.splitlines() if line.startswith("lookupd_notice_margin_seconds{") and "port" in line
+        )
+        assert 3500 < float(margin.split()[-1]) < 3545
+        assert 'lookupd_feed_blocked{feed="main",reason="gap"} 1.0' in text
+        assert 'lookupd_notices_unapplied{feed="main",kind="port"} 1.0' in text
+        exchange.delta(2, notice("886912345001", notified_at=now))
+        wait_until(lambda: exchange.acked("delta-main-3.ndjson") == "applied")
+        text = get(f"http://127.0.0.1:{port}/metrics")[1]
+        assert 'lookupd_notices_unapplied{feed="main",kind="port"} 0.0' in text
+        assert 'lookupd_notice_visible_seconds_count{feed="main",kind="port"} 2.0' in text
+        assert 'lookupd_notice_breaches_total{feed="main",kind="port"} 0.0' in text
+
+
+# -- the clocks' report ----------------------------------------------------------------------------------
+
+
+def test_report_tells_every_notice_its_times_and_its_margin(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    exchange.snapshot()
+    now = int(time.time())
+    recent, old = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - ago)) for ago in (60, 3 * 3600))
+    exchange.delta(
+        2,
+        notice("886912345678", notified_at=recent, ref="A-1"),
+        notice("886912345001", notified_at=old),
+        {"kind": "return", "tn": "886912345679", "notified_at": old},
+    )
+    assert exchange.once().returncode == 0
+    out = workbench.folder / "proof"
+    month = time.strftime("%Y-%m", time.gmtime(now))
+    told = run_cli(
+        "loader.cli", "report", "clocks", "--config", exchange.config, "--month", month, "--out", out, "--json"
+    )
+    assert told.returncode == 0, told.stderr
+    figures = json.loads(told.stdout)
+    assert figures == json.loads((out / f"clocks-{month}.json").read_text())
+    port, back = figures["kinds"]["port"], figures["kinds"]["return"]
+    assert (port["notices"], port["within_limit"], port["breached"], port["breached_received_after_limit"]) == (
+        2,
+        1,
+        1,
+        1,
+    )
+    assert (back["notices"], back["within_limit"], back["breached"]) == (1, 1, 0)
+    assert 60 <= port["notified_to_visible_seconds"]["p50"] <= 3 * 3600 + 60
+    rows = list(csv.DictReader(io.StringIO((out / f"clocks-{month}.csv").read_text())))
+    assert [(row["kind"], row["tn"], row["ref"], row["within_limit"]) for row in rows] == [
+        ("port", "+886912345678", "A-1", "yes"),
+        ("port", "+886912345001", "", "no"),
+        ("return", "+886912345679", "", "yes"),
+    ]
+    for row in rows:
+        assert row["notified_at"] <= row["received_at"] <= row["confirmed_at"] <= row["visible_at"]
+    masked = run_cli(
+        "loader.cli", "report", "clocks", "--config", exchange.config, "--month", month, "--out", out, "--masked"
+    )
+    assert masked.returncode == 0
+    assert "345678" not in (out / f"clocks-{month}.csv").read_text()
+
+
+def test_report_of_another_month_is_empty_and_a_bad_month_is_refused(loaded: Workbench) -> None:
+    empty = run_cli("loader.cli", "report", "clocks", "--store", loaded.store, "--month", "2001-01", "--json")
+    assert json.loads(empty.stdout)["kinds"]["port"]["notices"] == 0
+    for month in ("2026-13", "nov", ""):
+        bad = run_cli("loader.cli", "report", "clocks", "--store", loaded.store, f"--month={month or 'x'}")
+        assert bad.returncode == 2
+
+
+def test_month_begins_at_midnight_of_its_place() -> None:
+    month = parse_month("2026-12", "+08:00")
+    assert time.strftime("%Y-%m-%dT%H:%M", time.gmtime(month.first)) == "2026-11-30T16:00"
+    assert month.end - month.first == 31 * 86_400
