@@ -14,11 +14,12 @@ class Client:
     The allowance is a bucket of one second's queries that fills steadily.
     """
 
-    __slots__ = ("_filled_at", "_left", "account", "name", "queries_per_second")
+    __slots__ = ("_filled_at", "_left", "account", "name", "peer", "queries_per_second")
 
     def __init__(self, settings: ClientSettings) -> None:
         self.name = settings.name
         self.account = settings.account
+        self.peer = settings.peer
         self.queries_per_second = settings.queries_per_second
         self._left = float(settings.queries_per_second)
         self._filled_at = 0.0

@@ -85,12 +85,13 @@ class EngineSettings(Section, frozen=True):
 
 
 class ClientSettings(Section, frozen=True):
-    """Who may ask."""
+    """Who may ask. peer: another replica, which may read the whole store over HTTP."""
 
     name: str
     sources: tuple[str, ...]
     account: str = ""
     queries_per_second: int = 0
+    peer: bool = False
 
 
 class Limits(Section, frozen=True, rename={"return_": "return"}):
@@ -156,7 +157,7 @@ class SyncSettings(Section, frozen=True):
     peer: str = ""
 
 
-LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"))
+LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"), peer=True)
 
 
 class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}):

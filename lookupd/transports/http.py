@@ -16,6 +16,9 @@ from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE
 from lookupd.transports.http_store import StoreForPeers
 
+PEERS_ONLY = "/v1/store/"
+"""The whole store, number by number: personal data (NPR article 34), for other replicas only."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -105,9 +108,13 @@ class HttpListener:
 
     @web.middleware
     async def _only_clients(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.remote is None or self.access.find(request.remote) is None:
+        client = None if request.remote is None else self.access.find(request.remote)
+        if client is None:
             self._metrics.http_refused += 1
             raise web.HTTPForbidden(text="this address is on no client's list\n")
+        if request.path.startswith(PEERS_ONLY) and not client.peer:
+            self._metrics.http_refused += 1
+            raise web.HTTPForbidden(text="this client is no peer: [[client]] peer = true lets it read the store\n")
         return await handler(request)
 
     async def _get_metrics(self, _: web.Request) -> web.Response:

@@ -189,6 +189,17 @@ def test_peer_that_is_not_on_the_list_is_told_the_way_out(loaded: Workbench, oth
     assert "[[client]]" in ran.stderr
 
 
+def test_client_that_is_no_peer_reads_metrics_and_not_the_store(loaded: Workbench, other: Workbench) -> None:
+    import urllib.request
+
+    with daemon(other, '[[client]]\nname = "switch"\nsources = ["127.0.0.1/32"]\n') as url:
+        ran = run_cli("loader.cli", "compare", url, "--store", loaded.store)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{url}/metrics", timeout=5) as reply:
+            assert reply.status == 200
+    assert (ran.returncode, "peer = true" in ran.stderr) == (1, True)
+
+
 def test_daemon_without_a_store_says_so(loaded: Workbench, tmp_path: Path) -> None:
     empty = Workbench(tmp_path / "empty")
     empty.folder.mkdir()
