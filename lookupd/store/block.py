@@ -45,6 +45,21 @@ class UnpackedBlock:
         record = DETAIL.pack(offset, donor_id, ported_at, sequence)
         self.details[at : at + DETAIL.size if have else at] = record
 
+    def exchange_detail(
+        self, offset: int, donor_id: int | None, ported_at: int | None, sequence: int
+    ) -> tuple[int, int, int]:
+        """`detail`, then `put_detail`, in one search; None keeps what was there, zero if there was nothing."""
+        details = self.details
+        at = bisect_left(memoryview(details).cast("H")[:: DETAIL.size // 2], offset) * DETAIL.size
+        if at < len(details):
+            found, known_donor, known_at, known_sequence = DETAIL.unpack_from(details, at)
+            if found == offset:
+                donor_id = known_donor if donor_id is None else donor_id
+                DETAIL.pack_into(details, at, offset, donor_id, known_at if ported_at is None else ported_at, sequence)
+                return known_donor, known_at, known_sequence
+        details[at:at] = DETAIL.pack(offset, donor_id or 0, ported_at or 0, sequence)
+        return 0, 0, 0
+
     def delete_detail(self, offset: int) -> None:
         """Drop a number's record, if there is one."""
         at = self.find_detail(offset)

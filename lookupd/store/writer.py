@@ -490,7 +490,6 @@ class Change:
         page = self._cache.get(block) or self._block(block)
         entry = U16.unpack_from(page.entries, 2 * offset)[0]
         old_id = entry & ROUTE_MASK
-        was = (old_id, *page.detail(offset)) if old_id else None
         if route_id == 0 and old_id == 0:
             counts.unchanged += 1
             return None
@@ -498,22 +497,18 @@ class Change:
             U16.pack_into(page.entries, 2 * offset, (entry & RESTRICTED) | route_id)
             self._move_content(page, tn, old_id, route_id)
         if route_id == 0:
+            was = (old_id, *page.detail(offset))
             page.delete_detail(offset)
             counts.removed += 1
             self.ported -= 1
             return was
-        page.put_detail(
-            offset,
-            (was[1] if was else 0) if donor_id is None else donor_id,
-            (was[2] if was else 0) if ported_at is None else ported_at,
-            sequence,
-        )
-        if was:
+        before = page.exchange_detail(offset, donor_id, ported_at, sequence)
+        if old_id:
             counts.changed += 1
-        else:
-            counts.added += 1
-            self.ported += 1
-        return was
+            return (old_id, *before)
+        counts.added += 1
+        self.ported += 1
+        return None
 
     def _move_content(self, page: UnpackedBlock, number: int, old_id: int, route_id: int) -> None:
         """Take a number's old share out of its block's content digest and the store's, put the new one in."""
