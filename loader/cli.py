@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from loader.commands import compare, history, keep, load, reconcile, report, sync
+from loader.commands import compare, history, keep, load, publish, reconcile, report, sync
 from lookupd import __version__
 
 
@@ -24,6 +24,7 @@ for command in (
     load.delta,
     load.verify,
     load.generate,
+    publish.manifest,
     reconcile.reconcile,
     reconcile.diff,
     compare.compare,

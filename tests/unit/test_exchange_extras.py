@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import shutil
@@ -11,11 +12,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from loader.report import parse_month
 from lookupd.store.schema import BLOCK_KEY
 from lookupd.store.verify import verify
-from tests.conftest import Workbench, free_port, run_cli, run_daemon, wait_until
+from tests.conftest import SNAPSHOT, Workbench, free_port, run_cli, run_daemon, wait_until
 from tests.exchange import Exchange, notice
 from tests.unit.test_damage import damage, flipped
 
@@ -198,3 +200,25 @@ def test_month_begins_at_midnight_of_its_place() -> None:
     month = parse_month("2026-12", "+08:00")
     assert time.strftime("%Y-%m-%dT%H:%M", time.gmtime(month.first)) == "2026-11-30T16:00"
     assert month.end - month.first == 31 * 86_400
+
+
+# -- the sender's side -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_manifest_made_by_the_command_is_taken_by_the_exchange(workbench: Workbench, ending: str) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    text = SNAPSHOT.encode()
+    data = {"": text, ".gz": gzip.compress(text), ".zst": zstandard.compress(text)}[ending]
+    path = exchange.source / f"snapshot-main-1.csv{ending}"
+    path.write_bytes(data)
+    made = run_cli("loader.cli", "manifest", path, "--json")
+    assert json.loads(made.stdout) == {"file": path.name, "feed": "main", "sequence": 1, "rows": 4}
+    assert exchange.once().returncode == 0
+    assert exchange.acked(path.name) == "applied"
+
+
+def test_manifest_of_a_file_with_another_name_is_refused(workbench: Workbench) -> None:
+    refused = run_cli("loader.cli", "manifest", workbench.write("numbers.csv", SNAPSHOT))
+    assert (refused.returncode, "call it snapshot-FEED" in refused.stderr) == (4, True)
