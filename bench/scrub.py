@@ -21,11 +21,12 @@ import numpy as np
 from bench.machine import describe
 from lookupd.model import JournalKind, NetworkCode, UnixSeconds
 from lookupd.store.bulk import replace_all
+from lookupd.store.change import Network
 from lookupd.store.columns import Columns
 from lookupd.store.reader import Reader
 from lookupd.store.scrub import Scrubber, scrub
 from lookupd.store.verify import verify
-from lookupd.store.writer import Network, Writer
+from lookupd.store.writer import Writer
 
 FIRST_TN = 886_900_000_000
 PORTED_EVERY = 5

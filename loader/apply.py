@@ -28,8 +28,9 @@ from lookupd.model import (
 )
 from lookupd.numbering import Plan
 from lookupd.store.bulk import replace_all
+from lookupd.store.change import Change, Counts
 from lookupd.store.schema import PendingNotice, format_digest
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 
 
 class Progress(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lookupd.errors import Refused
 from lookupd.limits import WORDS_CHARS_MAX, WORDS_CHARS_MIN
-from lookupd.store.writer import Counts
+from lookupd.store.change import Counts
 
 WORDS_FORM = '"who: why", at least three characters each'
 

@@ -20,6 +20,7 @@ from lookupd.limits import SNAPSHOT_LINE_BYTES_MAX
 from lookupd.model import TN, JournalEntry, JournalKind, NetworkCode, Ported, RoutingNumber, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.store import journal
+from lookupd.store.change import Change, Counts
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -35,7 +36,7 @@ from lookupd.store.schema import (
     pack_details,
 )
 from lookupd.store.scrub import contents, scrub
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 
 Rows = dict[int, dict[int, Ported]]
 """By block, then by number: each ported number on its own."""

@@ -13,9 +13,10 @@ import msgspec
 
 from loader.apply import apply_notice, record_superseded
 from lookupd.model import TN, Notice, Receipt, UnixMillis, UnixSeconds
+from lookupd.store.change import Change, Counts
 from lookupd.store.schema import PendingNotice
 from lookupd.store.spoken import spoken_since
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 
 
 class Fired(msgspec.Struct, frozen=True):

@@ -18,10 +18,11 @@ from loader.reconcile import Read
 from lookupd.errors import StoreError
 from lookupd.limits import RANGE_NUMBERS_MAX, REFERENCE_CHARS_MAX
 from lookupd.model import TN, JournalKind, Ported, UnixSeconds
+from lookupd.store.change import Change, Counts
 from lookupd.store.columns import Columns
 from lookupd.store.compare import DETAILS, EXTRA, Differences
 from lookupd.store.schema import RouteRecord
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 
 _State = tuple[int, int, int]
 """Route id, donor's route id, ported_at; route 0 = not ported."""

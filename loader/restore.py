@@ -25,11 +25,12 @@ from loader.sources.spool import sync_folder
 from lookupd.errors import FeedError, Stale, StoreError
 from lookupd.limits import WRITER_WAIT_SECONDS
 from lookupd.model import JournalKind, UnixSeconds
+from lookupd.store.change import Counts
 from lookupd.store.copy import open_copy
 from lookupd.store.reader import Reader
 from lookupd.store.schema import State, format_digest, note_length
 from lookupd.store.verify import verify
-from lookupd.store.writer import Counts, Writer
+from lookupd.store.writer import Writer
 
 if TYPE_CHECKING:
     from loader.apply import Progress

@@ -14,8 +14,9 @@ from lookupd.errors import FeedError, LookupdError, Rejected
 from lookupd.limits import TABLE_BYTES_MAX
 from lookupd.model import JournalKind, NetworkCode, RoutingNumber, UnixSeconds
 from lookupd.numbering import parse_network_code, parse_routing_number
+from lookupd.store.change import Change, Counts, Network
 from lookupd.store.schema import format_digest
-from lookupd.store.writer import Change, Counts, Network, Writer
+from lookupd.store.writer import Writer
 
 NETWORK_COLUMNS = ("network_code", "operator", "routing_number", "pdb_carrier_id")
 RANGE_COLUMNS = ("prefix", "network_code")

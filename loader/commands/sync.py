@@ -74,7 +74,8 @@ def clock(config: Path, accept: str | None, as_json: bool) -> None:
 
     from loader.steady import SteadyClock, acceptance_file
     from loader.sync import clock_file
-    from lookupd.store.writer import Counts, Writer
+    from lookupd.store.change import Counts
+    from lookupd.store.writer import Writer
 
     try:
         settings = read_config(config)

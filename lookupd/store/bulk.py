@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.store.change import Change, Counts
 from lookupd.store.columns import (
     DETAIL_DTYPE,
     PREVIOUS_DTYPE,
@@ -40,7 +41,6 @@ from lookupd.store.schema import (
     pack_details,
     unpack_details,
 )
-from lookupd.store.writer import Change, Counts
 
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

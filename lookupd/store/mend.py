@@ -21,6 +21,7 @@ import numpy as np
 
 from lookupd.errors import StoreError
 from lookupd.model import JournalKind, NetworkCode, RoutingNumber
+from lookupd.store.change import Change, Counts
 from lookupd.store.columns import DETAIL_DTYPE, U16s
 from lookupd.store.portable import Row
 from lookupd.store.schema import (
@@ -45,7 +46,6 @@ from lookupd.store.schema import (
     pack_details,
     unpack_details,
 )
-from lookupd.store.writer import Change, Counts
 
 _NOBODY_KNOWS = PREVIOUS.pack(0, UNKNOWN_ROUTE, 0, 0, 0)
 

@@ -16,9 +16,10 @@ import msgspec
 from lookupd.errors import ConfigError
 from lookupd.model import JournalKind, UnixSeconds
 from lookupd.store import journal
+from lookupd.store.change import Change, Counts
 from lookupd.store.reader import Reader
 from lookupd.store.schema import JOURNAL_BLOCK_KEY, META_ANCHOR, SERIAL_KEY, Anchor, pack_anchor, unpack_anchor
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 from lookupd.units import format_time
 
 PRUNED_AT_ONCE: Final = 50_000

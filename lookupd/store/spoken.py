@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from lookupd.model import CHANGES_NOTHING, JournalEntry, JournalKind
 from lookupd.store import journal
+from lookupd.store.change import Change
 from lookupd.store.schema import JOURNAL_BLOCK_KEY, NUMBERS_PER_BLOCK, PREVIOUS, UNKNOWN_ROUTE, PendingNotice
-from lookupd.store.writer import Change
 
 Run = tuple[int, int]
 

@@ -20,11 +20,12 @@ from loader.peer import Peer, PeerError, PeerMoved, fetch_block
 from lookupd.errors import StoreError
 from lookupd.limits import GROUP_BLOCKS, PEER_BLOCKS_MAX
 from lookupd.model import TN, JournalKind, UnixSeconds
+from lookupd.store.change import Change, Counts
 from lookupd.store.mend import Sums, mend_blocks, resum
 from lookupd.store.portable import Pinned, Row, StoreState
 from lookupd.store.schema import BLOCK_KEY, RESTRICTED, U16
 from lookupd.store.verify import verify
-from lookupd.store.writer import Change, Counts, Writer
+from lookupd.store.writer import Writer
 from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Workbench, free_port, run_cli, run_daemon
 
 BLOCK = 886912345

@@ -101,7 +101,8 @@ def test_age_is_that_of_the_feed_confirmed_longest_ago(workbench: Workbench) -> 
 def test_batch_is_answered_from_one_state(loaded: Workbench) -> None:
     """A commit between two numbers of a batch is seen by the next batch only."""
     from lookupd.model import JournalKind
-    from lookupd.store.writer import Counts, Writer
+    from lookupd.store.change import Counts
+    from lookupd.store.writer import Writer
 
     engine = Engine(PLAN)
     with Writer(loaded.store) as writer, writer.reader() as reader:

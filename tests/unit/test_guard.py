@@ -7,7 +7,7 @@ import pytest
 from loader.guard import check_moved, parse_words
 from lookupd.errors import Refused
 from lookupd.limits import WORDS_CHARS_MAX
-from lookupd.store.writer import Counts
+from lookupd.store.change import Counts
 
 NAME = "snapshot-main-9.csv.zst"
 
