@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from loader.compare import Compared, NumberDifference
 from loader.files import FeedFile
 from loader.reconcile import Read
 from lookupd.errors import StoreError
@@ -172,6 +173,51 @@ def _runs(differences: Differences) -> Iterator[_Run]:
 
 def _state(side: Columns, at: int) -> _State:
     return int(side.route[at]), int(side.donor[at]), int(side.ported_at[at])
+
+
+def repair_from_peer(writer: Writer, compared: Compared, url: str, reason: str, now: UnixSeconds) -> Repaired:
+    """Make each number whose route differs as the peer has it, if the store still says what was compared.
+
+    Only between replicas at the same feed positions: otherwise the one behind would undo the other's news.
+    reason: "who: why". Raises StoreError; the store is as before.
+    """
+    if not compared.same_positions:
+        raise StoreError("the feed positions differ: let both replicas catch up first; the store is unchanged")
+    refuse_damaged(len(compared.damaged_here))
+    done = Repaired(f"COMPARE-{compared.there.replica}"[:REFERENCE_CHARS_MAX], reason)
+    with writer.change(now) as change:
+        for difference in compared.numbers:
+            _take_over(change, difference, url, done)
+        done.serial = change.serial
+    return done
+
+
+def _take_over(change: Change, difference: NumberDifference, url: str, done: Repaired) -> None:
+    tn, here, there = difference.tn, difference.here, difference.there
+    found = change.old_states(tn, tn)
+    told = [(state.network_code, state.routing_number) for state in found]
+    if told != ([] if here is None else [here.route]):
+        done.changed_meanwhile += 1
+        return
+    new = None
+    if there is None:
+        counts = change.set_numbers(tn, tn, 0, 0, 0, 0)
+    elif change.network_id(there.network_code) is None:
+        done.unknown_network += 1
+        return
+    else:
+        route_id = change.route_id(*there.route)
+        donor_id = change.network_id(there.donor or "") or 0
+        counts = change.set_numbers(tn, tn, route_id, donor_id, there.ported_at or 0, there.sequence)
+        new = change.ported_run(tn, tn, route_id, donor_id, there.ported_at or 0, there.sequence)
+    done.added += counts.added
+    done.removed += counts.removed
+    done.changed += counts.changed
+    done.entries += 1
+    kind = JournalKind.RETURN if new is None else JournalKind.CORRECT
+    sequence = found[0].sequence if there is None and found else there.sequence if there else 0
+    told_of: dict[str, Any] = {"source": url, "sequence": sequence, "ref": done.ref, "reason": done.reason}
+    change.record(kind, counts, tn=tn, tn_to=tn, old=found, new=new, **told_of)
 
 
 def refuse_damaged(damaged_blocks: int) -> None:

@@ -10,39 +10,61 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from loader.commands.common import Target, on_store
+from loader.commands.common import Target, on_store, open_writer, parse_word, unix_now
 from loader.commands.reconcile import SHOW_NUMBERS, open_reader
 from lookupd.errors import Stale
 
 if TYPE_CHECKING:
     from loader.compare import Compared
+    from loader.repair import Repaired
     from lookupd.store.portable import Row
 
 
 @click.command()
 @click.argument("url")
 @SHOW_NUMBERS
+@click.option("--repair", is_flag=True, help="Make the numbers of this store as the other replica has them.")
+@click.option("--reason", metavar="WHO: WHY", help="With --repair; kept in the journal.")
 @on_store
-def compare(target: Target, url: str, show_numbers: bool) -> None:
+def compare(target: Target, url: str, show_numbers: bool, repair: bool, reason: str | None) -> None:
     """Compare this store with the other replica's, by digest, then by block. Exit code 6 if they differ.
 
-    URL is the other replica's listen.http; its [[client]] list must have this machine. Reads only.
+    URL is the other replica's listen.http; its [[client]] list must have this machine, as a peer. Reads only,
+    but for --repair: replicas at the same feed position are made equal, by corrections in the journal here.
 
     \b
-    Example: lookupd-loader compare http://192.0.2.7:9474 --store /var/lib/lookupd/a
+    Examples: lookupd-loader compare http://192.0.2.7:9474 --store /var/lib/lookupd/a
+              lookupd-loader compare http://192.0.2.7:9474 --config a.toml --repair --reason "noc: b is right"
     """
     from loader.compare import compare as compare_replicas
     from loader.peer import Peer
 
+    if repair and not reason:
+        raise click.UsageError('--repair needs --reason "who: why"')
+    repaired = None
     with open_reader(target) as reader:
         result = compare_replicas(reader, Peer(url))
+    if repair and reason and result.result != "equal":
+        repaired = _repair(target, result, url, parse_word("--reason", reason))
+        with open_reader(target) as reader:
+            result = compare_replicas(reader, Peer(url))
     if target.as_json:
-        click.echo(json.dumps(msgspec.to_builtins(result) | {"same_positions": result.same_positions}))
+        told = {"same_positions": result.same_positions, "repaired": msgspec.to_builtins(repaired)}
+        click.echo(json.dumps(msgspec.to_builtins(result) | told))
     else:
+        if repaired is not None:
+            click.echo("repaired: " + " ".join(f"{k}={v}" for k, v in msgspec.structs.asdict(repaired).items() if v))
         for line in _compared_lines(result, show_numbers):
             click.echo(line)
     if result.result != "equal":
         sys.exit(Stale.exit_code)
+
+
+def _repair(target: Target, result: Compared, url: str, reason: str) -> Repaired:
+    from loader.repair import repair_from_peer
+
+    with open_writer(target) as writer:
+        return repair_from_peer(writer, result, url, reason, unix_now())
 
 
 def _compared_lines(result: Compared, show_numbers: bool) -> Iterator[str]:

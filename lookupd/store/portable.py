@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 
 from lookupd.errors import StoreError
-from lookupd.model import FeedPosition
+from lookupd.model import FeedPosition, NetworkCode, RoutingNumber
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -44,14 +44,14 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """One ported number of a block. None = not told; routing_number None = the network's own."""
 
     offset: int
-    network_code: str
-    routing_number: str | None
-    donor: str | None
+    network_code: NetworkCode
+    routing_number: RoutingNumber | None
+    donor: NetworkCode | None
     ported_at: int | None
     sequence: int
 
     @property
-    def route(self) -> tuple[str, str | None]:
+    def route(self) -> tuple[NetworkCode, RoutingNumber | None]:
         """What decides an answer."""
         return self.network_code, self.routing_number
 

@@ -19,7 +19,7 @@ from loader.compare import Compared, compare
 from loader.peer import Peer, PeerError, PeerMoved, fetch_block
 from lookupd.errors import StoreError
 from lookupd.limits import GROUP_BLOCKS, PEER_BLOCKS_MAX
-from lookupd.model import TN, JournalKind, UnixSeconds
+from lookupd.model import TN, JournalKind, NetworkCode, UnixSeconds
 from lookupd.store.change import Change, Counts
 from lookupd.store.mend import Sums, mend_blocks, resum
 from lookupd.store.portable import Pinned, Row, StoreState
@@ -188,6 +188,43 @@ def test_peer_that_is_not_on_the_list_is_told_the_way_out(loaded: Workbench, oth
     assert ran.returncode == 1
     assert "HTTP 403" in json.loads(ran.stdout)["error"]
     assert "[[client]]" in ran.stderr
+
+
+def test_repair_makes_the_numbers_as_the_peer_has_them_and_says_why(loaded: Workbench, other: Workbench) -> None:
+    with (
+        Writer(loaded.store) as writer,
+        writer.change(UnixSeconds(1_800_000_000)) as change,
+    ):  # by a way that left no feed
+        counts = change.set_numbers(TN(886912345678), TN(886912345679), 0, 0, 0, 0)
+        change.record(JournalKind.REPAIRED, counts)
+        counts = change.set_numbers(
+            TN(886912345000), TN(886912345000), change.route_id(NetworkCode("1401"), None), 0, 0, 1
+        )
+        change.record(JournalKind.REPAIRED, counts)
+    assert loaded.state()[1] != other.state()[1]
+    words = ("--repair", "--reason", "test: the other one is right", "--json")
+    with daemon(other) as url:
+        ran = run_cli("loader.cli", "compare", url, "--store", loaded.store, *words)
+        again = run_cli("loader.cli", "compare", url, "--store", loaded.store)
+    assert (ran.returncode, again.returncode) == (0, 0), ran.stderr
+    repaired = json.loads(ran.stdout)["repaired"]
+    assert (repaired["added"], repaired["removed"], repaired["entries"]) == (2, 1, 3)
+    assert loaded.state()[1] == other.state()[1]
+    with loaded.reader() as reader:
+        assert verify(reader).problem_count == 0
+        last = [entry for _, entry, _ in reader.journal()][-1]
+        assert (last.reason, last.feed) == ("test: the other one is right", None)
+        assert reader.ported(TN(886912345678)) is not None
+
+
+def test_repair_between_replicas_at_other_positions_is_refused(loaded: Workbench, other: Workbench) -> None:
+    loaded.delta({"kind": "return", "tn": "886912345678"}, sequence=2)
+    before = loaded.state()
+    with daemon(other) as url:
+        words = ("--repair", "--reason", "test: never mind")
+        ran = run_cli("loader.cli", "compare", url, "--store", loaded.store, *words)
+    assert (ran.returncode, "let both replicas catch up" in ran.stderr) == (1, True)
+    assert loaded.state() == before
 
 
 def test_client_that_is_no_peer_reads_metrics_and_not_the_store(loaded: Workbench, other: Workbench) -> None:
