@@ -178,8 +178,9 @@ def apply_delta(
     Raises FeedError, Rejected, Refused, SequenceGap, Stale: the store is as before. The delta that is applied
     already is a duplicate and changes nothing.
     """
-    with writer.reader() as reader:
-        checked = check_delta(reader.state.feeds, KnownNetworks(reader.routes), file, plan, progress)
+    with writer.change(now) as change:  # to look only: nothing is changed, so nothing is committed
+        feeds, networks = change.feeds, KnownNetworks.of_records(change.routes)
+    checked = check_delta(feeds, networks, file, plan, progress)
     return apply_checked(writer, checked, now, progress, terms)
 
 

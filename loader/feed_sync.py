@@ -8,6 +8,7 @@ When to call it, and the agreed second, are `sync`'s.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -48,6 +49,9 @@ may have replaced it."""
 
 TIDY_SECONDS = 3600.0
 """Between two looks for files that may leave the spool."""
+
+SETTLED_MAX = 256
+"""Receipts looked at for a confirmed step that somebody else applied."""
 
 APPLIED_PER_SECOND = 15_000
 SNAPSHOT_BYTES_PER_SECOND = 20_000_000
@@ -132,6 +136,8 @@ class FeedSync:
         self._progress: Progress = progress or Quiet()
         self._acks = AckFolder(spool, replica, settings.acknowledge)
         self._to_publish: dict[str, bytes] = {}
+        self._unsure: set[str] = set()
+        self._settled: set[str] = set()
         self._tables: dict[str, int] = {}
         self._asked_at: UnixMillis | None = None
         self._steps: list[Step] = []
@@ -145,9 +151,15 @@ class FeedSync:
         """Finish what a crash left between a commit and its acknowledgement. receipts: the feed's newest ones."""
         self._spool.mkdir(parents=True, exist_ok=True)
         for serial, receipt in receipts:
+            if receipt.type == "fired":
+                continue
             found = self._acks.read(receipt.source)
             if found is None or found.result == "confirmed":
-                self._acknowledge(receipt.source, of_receipt(serial, receipt, self._replica))
+                ack = of_receipt(serial, receipt, self._replica)
+                if found is not None:  # who loaded it by hand knew nothing of our word to the sender: that stands
+                    ack = msgspec.structs.replace(ack, received_at=found.received_at, confirmed_at=found.confirmed_at)
+                self._acknowledge(receipt.source, ack)
+            self._unsure.add(receipt.source)
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -159,11 +171,16 @@ class FeedSync:
         Raises SourceError when the source cannot be used; StoreError when the store cannot be written. A bad
         file is no error here: it is acknowledged as rejected, told, and becomes the feed's `trouble`.
         """
-        names = await self._source.names()
+        try:
+            names = await self._source.names()
+        except SourceError:
+            await self._apply_confirmed()
+            raise
         self._metrics.source_seen(self._clock.now())
         self._steps = self._format.steps(names)
         await self._load_tables()
         before = await self._read_position()
+        await self._settle()
         await self._repeat(names)
         if self.position == 0 and (snapshot := newest_snapshot(self._steps)) is not None:
             await self._take_snapshot(snapshot)
@@ -175,11 +192,38 @@ class FeedSync:
         self._tidy()
         return self.position != before
 
+    async def _apply_confirmed(self) -> None:
+        """The source is away: what was confirmed and lies in the spool is applied, its clocks run."""
+        self._steps = self._format.steps(frozenset(path.name for path in self._spool.iterdir() if path.is_file()))
+        await self._read_position()
+        ready = list(itertools.takewhile(self._is_confirmed, chain(self._steps, self.position)))
+        for first in range(0, len(ready), STEPS_PER_LOT):
+            if not await self._take_deltas(ready[first : first + STEPS_PER_LOT]):
+                return
+
     async def _read_position(self) -> int:
         self.position = await self._store.read(lambda reader: position_of(reader.state.feeds, self.name))
         self._metrics.position(self.position)
         self._clear()  # an operator may have loaded what was missing
         return self.position
+
+    async def _settle(self) -> None:
+        """Steps that we confirmed and that are applied by now: by a person, or by us before a disk was full."""
+        past = [step for step in self._steps if step.type == "delta" and step.sequence <= self.position][-SETTLED_MAX:]
+        for step in past:
+            self._metrics.unknown(step.name)
+        unsettled = [step for step in past if step.name not in self._settled]
+        self._settled = {step.name for step in past}
+        if not any(map(self._is_confirmed, unsettled)):
+            return
+        noted: Noted = await self._store.write(lambda writer: writer.note_visible(self._clock.now()))
+        await self._tell_visible(noted)
+        newest: list[tuple[int, Receipt]] = await self._store.read(lambda reader: reader.newest_receipts(SETTLED_MAX))
+        await self.recover((serial, receipt) for serial, receipt in newest if receipt.feed == self.name)
+
+    def _is_confirmed(self, step: Step) -> bool:
+        ack = self._acks.read(step.name)
+        return ack is not None and ack.result == "confirmed"
 
     # -- deltas ------------------------------------------------------------------------------------------
 
@@ -188,8 +232,13 @@ class FeedSync:
         confirmed: list[tuple[CheckedDelta, Terms]] = []
         assumed = await self._store.read(lambda reader: dict(reader.state.feeds))
         whole = True
+        failure: SourceError | None = None
         for step in lot:
-            taken = await self._confirm(step, assumed)
+            try:
+                taken = await self._confirm(step, assumed)
+            except SourceError as error:  # what is confirmed is applied nevertheless: its clocks run
+                failure = error
+                break
             if taken is None:
                 whole = False
                 break
@@ -200,7 +249,10 @@ class FeedSync:
             )
         for checked, terms in confirmed:
             if not await self._apply(checked, terms):
-                return False
+                whole = False
+                break
+        if failure is not None:
+            raise failure
         return whole
 
     async def _confirm(self, step: Step, assumed: dict[str, FeedPosition]) -> tuple[CheckedDelta, Terms] | None:
@@ -241,6 +293,10 @@ class FeedSync:
         except (SequenceGap, Stale) as error:  # somebody loaded a file by hand meanwhile: look again
             log("position_moved", feed=self.name, file=step_name, reason=error)
             return False
+        except FeedError as error:  # what only the transaction finds out: too many routes, other content at this place
+            self._reject(next(step for step in self._steps if step.name == step_name), error)
+            return False
+        self.position = max(self.position, result.sequence)  # a duplicate moves it too: somebody was faster
         self._metrics.unknown(step_name)
         self._metrics.applied(checked.notices, UnixSeconds(self._clock.now() // 1000))
         await self._tell_visible(noted)
@@ -292,16 +348,15 @@ class FeedSync:
         if trouble is None or self._clock.now() - trouble.since < self._settings.gap_wait * 1000:
             return
         snapshot = newest_snapshot(self._steps)
-        if snapshot is not None and snapshot.sequence > self.position:
-            if snapshot.name != trouble.step:
-                log("gap_bridged_by_snapshot", feed=self.name, position=self.position, snapshot=snapshot.name)
-                await self._take_snapshot(snapshot)
+        if snapshot is not None and snapshot.sequence > self.position and self._may_try(snapshot):
+            log("gap_bridged_by_snapshot", feed=self.name, position=self.position, snapshot=snapshot.name)
+            await self._take_snapshot(snapshot)
         elif trouble.kind != "guard":
             self._ask_for_snapshot(trouble)
 
     def _note_gap(self, first_held: Step) -> None:
-        if self.trouble is not None and self.trouble.kind == "gap":
-            return
+        if self.trouble is not None:
+            return  # a gap, or what stands before it: that one has its own times to wait
         missing = self.position + 1 if first_held.after == self.position + 1 else f"{self.position + 1}.."
         reason = f"feed at {self.position}, {missing} missing, {first_held.name} is there"
         now = self._clock.now()
@@ -350,7 +405,8 @@ class FeedSync:
             return
         for step in self._steps:
             ack = self._acks.name(step.name)
-            if step.sequence > self.position or ack in names or ack in self._to_publish:
+            told = ack in names and step.name not in self._unsure  # after a crash the source may have the word before
+            if step.sequence > self.position or told or ack in self._to_publish:
                 continue
             content = self._acks.content(step.name)
             if content is None and step.sequence == self.position:
@@ -358,6 +414,7 @@ class FeedSync:
                 self._acknowledge(step.name, self._told(step, "duplicate", now, now))
             elif content is not None and (found := self._acks.read(step.name)) and found.result != "rejected":
                 self._to_publish[ack] = content
+        self._unsure.clear()
 
     # -- files -------------------------------------------------------------------------------------------
 

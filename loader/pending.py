@@ -26,6 +26,7 @@ class Fired(msgspec.Struct, frozen=True):
     superseded: int
     serial: int
     effective_at: tuple[UnixSeconds, ...]
+    visible: tuple[PendingNotice, ...] = ()
 
 
 def next_due(pending: list[PendingNotice]) -> UnixSeconds | None:
@@ -42,10 +43,13 @@ def fire_due(writer: Writer, now: UnixMillis) -> Fired | None:
         due = change.due(UnixSeconds(now // 1000))
         if not due:
             return None
-        first_serial, superseded = change.serial + 1, 0
+        first_serial = change.serial + 1
+        visible = []
         for waits in due:
-            superseded += not _fire(change, waits)
+            if _fire(change, waits):
+                visible.append(waits)
             change.unschedule(waits)
+        superseded = len(due) - len(visible)
         change.put_receipt(
             Receipt(
                 "fired",
@@ -63,7 +67,7 @@ def fire_due(writer: Writer, now: UnixMillis) -> Fired | None:
             )
         )
         moments = tuple(waits.notice.effective_at for waits in due if waits.notice.effective_at is not None)
-        return Fired(len(due), superseded, change.serial, moments)
+        return Fired(len(due), superseded, change.serial, moments, tuple(visible))
 
 
 def _fire(change: Change, waits: PendingNotice) -> bool:

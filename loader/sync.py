@@ -21,9 +21,10 @@ from loader.feed_sync import FeedSync
 from loader.formats import make_format
 from loader.pending import Fired, fire_due, next_due
 from loader.scrubbing import BackgroundScrub
+from loader.sequence import clock_start
 from loader.sources.backoff import Backoff
 from loader.sources.open import open_source
-from loader.steady import SteadyClock
+from loader.steady import SteadyClock, acceptance_file
 from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.config import Config, parse_endpoint, warnings
@@ -111,8 +112,9 @@ class StoreThreads:
             if left > expected_seconds + 0.05 or now - since > YIELD_SECONDS_MAX * 1000:
                 return
             self._fired.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._fired.wait(), max(left, 0.0) + 1.0)
+            with suppress(TimeoutError):  # not wait_for: up to Python 3.11 it may swallow a cancellation
+                async with asyncio.timeout(max(left, 0.0) + 1.0):
+                    await self._fired.wait()
 
     def tell_due(self, due: UnixSeconds | None) -> None:
         """The next moment that something waits for."""
@@ -126,6 +128,7 @@ class Sync:
     def __init__(self, config: Config, *, clock: SteadyClock | None = None) -> None:
         self.config = config
         config.spool_path.mkdir(parents=True, exist_ok=True)
+        acceptance_file(clock_file(config)).unlink(missing_ok=True)  # a word for us is for a jump while we run
         self.clock = clock or SteadyClock(clock_file(config), config.limits.clock_step)
         self.metrics = ExchangeMetrics(self.clock.now)
         self.store = StoreThreads(config, self.clock)
@@ -282,8 +285,9 @@ class Sync:
                     await asyncio.sleep(TICK_SECONDS)
                 continue
             self._pending_changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._pending_changed.wait(), min(left, TICK_SECONDS))
+            with suppress(TimeoutError):  # not wait_for: up to Python 3.11 it may swallow a cancellation
+                async with asyncio.timeout(min(left, TICK_SECONDS)):
+                    await self._pending_changed.wait()
 
     async def _fire(self) -> None:
         def fire(writer: Writer) -> tuple[Fired | None, UnixMillis]:
@@ -297,6 +301,10 @@ class Sync:
         if fired is not None:
             for moment in fired.effective_at:
                 self.metrics.lateness.observe(visible_at / 1000 - moment)
+            for waits in fired.visible:
+                start = clock_start(waits.notice.notified_at, waits.notice.effective_at)
+                if waits.feed in self.metrics.feeds:
+                    self.metrics.feeds[waits.feed].note(waits.notice.kind.value, visible_at / 1000 - start)
             self.metrics.fired["applied"] += fired.notices - fired.superseded
             self.metrics.fired["superseded"] += fired.superseded
             late = visible_at / 1000 - min(fired.effective_at)

@@ -20,7 +20,7 @@ from lookupd.limits import DELTA_NOTICES_MAX, PARSE_THREADS
 from lookupd.model import TN, NetworkCode, Notice, Route, RoutingNumber
 from lookupd.numbering import Plan
 from lookupd.store.columns import THOUSAND, Columns
-from lookupd.store.schema import NUMBERS_PER_BLOCK
+from lookupd.store.schema import NUMBERS_PER_BLOCK, RouteRecord
 
 ADD_NETWORK = "is not in the networks table: load it with `lookupd-loader networks` first"
 
@@ -223,6 +223,11 @@ class KnownNetworks:
 
     def __init__(self, routes: Sequence[Route | None]) -> None:
         self._ids = {route.network_code: at for at, route in enumerate(routes) if route is not None and route.own}
+
+    @classmethod
+    def of_records(cls, records: Sequence[RouteRecord | None]) -> KnownNetworks:
+        """Of a transaction's routes."""
+        return cls([record.route() if record is not None else None for record in records])
 
     def network_id(self, code: str) -> int | None:
         """Route id of a network's own route; None if there is no such network."""

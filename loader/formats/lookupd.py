@@ -6,6 +6,8 @@ time. Whether a network is known or a number can be ported is for `validate`.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from lookupd.limits import (
@@ -84,6 +86,7 @@ class NoticeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ref: str | None = None
 
 
+_KINDS = {kind.value: kind for kind in NoticeKind}
 _decode_line = msgspec.json.Decoder(NoticeLine).decode
 
 
@@ -99,24 +102,24 @@ def parse_notice(line: bytes) -> Notice:
         row = _decode_line(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(f"not a notice: {error}") from None
-    try:
-        kind = NoticeKind(row.kind)
-    except ValueError:
-        raise ValueError(f"kind {row.kind[:40]!r}: it is one of {', '.join(NoticeKind)}") from None
-    tn = _tn("tn", row.tn)
-    tn_to = tn if row.tn_to is None else _tn("tn_to", row.tn_to)
-    _check_range(tn, tn_to)
+    kind = _KINDS.get(row.kind)
+    if kind is None:
+        raise ValueError(f"kind {row.kind[:40]!r}: it is one of {', '.join(NoticeKind)}")
+    tn = tn_to = _tn("tn", row.tn)
+    if row.tn_to is not None:
+        tn_to = _tn("tn_to", row.tn_to)
+        _check_range(tn, tn_to)
     _check_fields(kind, row)
     return Notice(
-        kind=kind,
-        tn=tn,
-        tn_to=tn_to,
-        recipient=None if row.recipient is None else _network_code("recipient", row.recipient),
-        routing_number=_routing_number(row.routing_number),
-        donor=None if row.donor is None else _network_code("donor", row.donor),
-        notified_at=parse_required_time("notified_at", row.notified_at),
-        effective_at=_time("effective_at", row.effective_at),
-        ref=_reference(row.ref),
+        kind,
+        tn,
+        tn_to,
+        None if row.recipient is None else _network_code("recipient", row.recipient),
+        None if row.routing_number is None else _routing_number(row.routing_number),
+        None if row.donor is None else _network_code("donor", row.donor),
+        parse_required_time("notified_at", row.notified_at),
+        None if row.effective_at is None else parse_required_time("effective_at", row.effective_at),
+        None if row.ref is None else _reference(row.ref),
     )
 
 
@@ -145,6 +148,7 @@ def _tn(name: str, text: str) -> TN:
     return tn
 
 
+@lru_cache(4096)  # there are few networks, and each stands in many rows
 def _network_code(name: str, text: str) -> NetworkCode:
     code = parse_network_code(text)
     if code is None:

@@ -1,28 +1,60 @@
 """One thousand-block, unpacked for change: its details kept in order while numbers come and go.
 
-Packing it again, and what its digest must become, is the writer's.
+What its digest must become, and when it is read and written, is the transaction's.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-from lookupd.store.schema import DETAIL, U16
+from lookupd.errors import StoreError
+from lookupd.store.schema import (
+    BLOCK_BYTES,
+    CHECKED_BYTES,
+    DETAIL,
+    ENTRIES_BYTES,
+    U16,
+    U64,
+    Value,
+    block_is_sound,
+    checksum,
+    unpack_details,
+)
 
 
 class UnpackedBlock:
-    """Entries (2,000 bytes), content digest and details records (sorted by offset) of a thousand numbers.
+    """Entries, content digest and details records (sorted by offset) of a thousand numbers.
 
-    existed: whether the store had the block before.
+    entries: a whole block's bytes, of which only the first 2,000 are kept true; the rest is filled in by `pack`,
+    so that a block is copied once on its way in and not at all on its way out. existed: whether the store had
+    the block before.
     """
 
     __slots__ = ("content", "details", "entries", "existed")
 
-    def __init__(self, entries: bytearray, content: int, details: bytearray, existed: bool) -> None:
-        self.entries = entries
-        self.content = content
-        self.details = details
-        self.existed = existed
+    def __init__(self, block: int, value: Value | None, details: Value | None) -> None:
+        """value, details: as stored; None = there is none. Raises StoreError when they are not what was written."""
+        self.existed = value is not None
+        if value is None:
+            self.entries, self.content = bytearray(BLOCK_BYTES), 0
+            self.details = bytearray()
+            return
+        if not block_is_sound(block, value):
+            raise StoreError(f"block {block} is damaged: load the last snapshot again; nothing was changed")
+        self.entries = bytearray(value)
+        self.content = U64.unpack_from(value, ENTRIES_BYTES)[0]
+        self.details = bytearray(unpack_details(block, details))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to keep: no number is ported, no restriction exists."""
+        return not self.details and not any(memoryview(self.entries)[:ENTRIES_BYTES])
+
+    def pack(self, block: int) -> bytearray:
+        """The block's value; ours, until it is written."""
+        U64.pack_into(self.entries, ENTRIES_BYTES, self.content)
+        U64.pack_into(self.entries, CHECKED_BYTES, checksum(memoryview(self.entries)[:CHECKED_BYTES], block))
+        return self.entries
 
     def find_detail(self, offset: int) -> int:
         """Byte position of the offset's record, or where it belongs."""

@@ -32,8 +32,6 @@ from lookupd.store import journal
 from lookupd.store.block import UnpackedBlock
 from lookupd.store.schema import (
     BLOCK_KEY,
-    CHECKED_BYTES,
-    ENTRIES_BYTES,
     JOURNAL_BLOCK_KEY,
     META_STATE,
     NUMBERS_PER_BLOCK,
@@ -43,23 +41,19 @@ from lookupd.store.schema import (
     ROUTE_MASK,
     SERIAL_KEY,
     U16,
-    U64,
     Handle,
     PendingNotice,
     RouteRecord,
     State,
-    block_is_sound,
     decode_route,
     encode,
     network_term,
     number_term,
-    pack_block,
     pack_details,
     pack_pending,
     pack_state,
     range_term,
     route_fingerprint,
-    unpack_details,
     unpack_pending,
     unpack_state,
 )
@@ -259,13 +253,8 @@ class Change:
     def _read_block(self, block: int) -> UnpackedBlock:
         key = BLOCK_KEY.pack(block)
         value = self.transaction.get(key, db=self.handles["blocks"])
-        if value is None:
-            return UnpackedBlock(bytearray(ENTRIES_BYTES), 0, bytearray(), False)
-        if not block_is_sound(block, value):
-            raise StoreError(f"block {block} is damaged: load the last snapshot again; nothing was changed")
-        content = U64.unpack_from(value, ENTRIES_BYTES)[0]
-        details = unpack_details(block, self.transaction.get(key, db=self.handles["details"]))
-        return UnpackedBlock(bytearray(value[: CHECKED_BYTES - 8]), content, bytearray(details), True)
+        details = None if value is None else self.transaction.get(key, db=self.handles["details"])
+        return UnpackedBlock(block, value, details)
 
     def old_states(self, tn: TN, tn_to: TN) -> tuple[Ported, ...]:
         """The ported numbers among tn..tn_to, as runs of consecutive numbers that share everything."""
@@ -383,20 +372,24 @@ class Change:
         """Write out what is unpacked and journalled; needed before anything else reads it in this transaction."""
         self._flush_journal()
         blocks, details = self.handles["blocks"], self.handles["details"]
-        put, delete = self.transaction.put, self.transaction.delete
+        block_rows: list[tuple[bytes, bytearray]] = []
+        details_rows: list[tuple[bytes, bytes]] = []
         for block in sorted(self._cache):
             page = self._cache[block]
             key = BLOCK_KEY.pack(block)
             if page.details:
-                put(key, pack_details(block, page.details), db=details)
+                details_rows.append((key, pack_details(block, page.details)))
             elif page.existed:
-                delete(key, db=details)
-            if page.details or page.entries.count(0) < ENTRIES_BYTES:  # a restriction needs no details
-                put(key, pack_block(block, page.entries, page.content), db=blocks)
+                self.transaction.delete(key, db=details)
+            if not page.is_empty:
+                block_rows.append((key, page.pack(block)))
                 self.blocks += not page.existed
             elif page.existed:
-                delete(key, db=blocks)
+                self.transaction.delete(key, db=blocks)
                 self.blocks -= 1
+        for handle, rows in ((details, details_rows), (blocks, block_rows)):
+            with self.transaction.cursor(db=handle) as cursor:
+                cursor.putmulti(rows)
         self._cache.clear()
 
     def _flush_journal(self) -> None:
