@@ -24,7 +24,7 @@ from lookupd import __version__
 from lookupd.config import Limits
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
 
-TROUBLES = ("gap", "rejected", "guard")
+TROUBLES = ("gap", "unfinished", "rejected", "guard")
 """Why a feed does not move; the closed set of a metric's label."""
 
 ERRORS = ("source", "store", "acknowledge", *TROUBLES)

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from loader.acknowledge import AckFolder, Acknowledgement, Rejection, of_receipt
+from loader.acknowledge import Acknowledger
 from loader.apply import CheckedDelta, Progress, Result, Terms, apply_checked, apply_snapshot, check_delta, position_of
 from loader.exchange_metrics import FeedMetrics
 from loader.files import FeedFile
 from loader.formats import Format, Step
 from loader.sequence import beyond, chain, newest_snapshot, unapplied
 from loader.sources import Source
+from loader.spool import Spool
+from loader.steady import Clock
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
-from loader.tidy import tidy
 from loader.trust import PublicKey
 from loader.validate import KnownNetworks
 from lookupd.config import FeedSettings, Limits
-from lookupd.errors import FeedError, LookupdError, Refused, Rejected, SequenceGap, SourceError, Stale
+from lookupd.errors import FeedError, LookupdError, Refused, SequenceGap, SourceError, Stale
 from lookupd.model import FeedPosition, Receipt, UnixMillis, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.log import log
@@ -47,9 +47,6 @@ RETRY_SECONDS = (10.0, 300.0)
 """An unusable file is fetched anew after the first, then twice as long each time up to the second: its sender
 may have replaced it."""
 
-TIDY_SECONDS = 3600.0
-"""Between two looks for files that may leave the spool."""
-
 SETTLED_MAX = 256
 """Receipts looked at for a confirmed step that somebody else applied."""
 
@@ -60,14 +57,6 @@ SNAPSHOT_BYTES_PER_SECOND = 20_000_000
 
 Noted = list[tuple[int, Receipt]]
 """Commits whose moment was noted: last serial, receipt."""
-
-
-class Clock(Protocol):
-    """What `steady.SteadyClock` offers."""
-
-    def now(self) -> UnixMillis:
-        """Milliseconds since 1970."""
-        ...
 
 
 class Store(Protocol):
@@ -130,36 +119,25 @@ class FeedSync:
         self.trouble: Trouble | None = None
         self.position = 0
         self._settings = settings
-        self._format, self._source, self._spool, self._keys = format, source, spool, keys
+        self._format, self._source, self._keys = format, source, keys
         self._plan, self._limits, self._replica = plan, limits, replica
         self._store, self._clock, self._metrics = store, clock, metrics
         self._progress: Progress = progress or Quiet()
-        self._acks = AckFolder(spool, replica, settings.acknowledge)
-        self._to_publish: dict[str, bytes] = {}
-        self._unsure: set[str] = set()
+        self._spool = Spool(spool, format, source, clock)
+        self._acks = Acknowledger(name, replica, settings.acknowledge, spool, source, metrics)
         self._settled: set[str] = set()
+        self._unfinished: tuple[str, UnixMillis] | None = None
         self._tables: dict[str, int] = {}
         self._asked_at: UnixMillis | None = None
         self._steps: list[Step] = []
-        self._tidied_at = UnixMillis(0)
         self._held_again_at: dict[str, UnixMillis] = {}
-        self._source_takes_acks = True
 
     # -- life --------------------------------------------------------------------------------------------
 
     async def recover(self, receipts: Iterable[tuple[int, Receipt]]) -> None:
         """Finish what a crash left between a commit and its acknowledgement. receipts: the feed's newest ones."""
-        self._spool.mkdir(parents=True, exist_ok=True)
-        for serial, receipt in receipts:
-            if receipt.type == "fired":
-                continue
-            found = self._acks.read(receipt.source)
-            if found is None or found.result == "confirmed":
-                ack = of_receipt(serial, receipt, self._replica)
-                if found is not None:  # who loaded it by hand knew nothing of our word to the sender: that stands
-                    ack = msgspec.structs.replace(ack, received_at=found.received_at, confirmed_at=found.confirmed_at)
-                self._acknowledge(receipt.source, ack)
-            self._unsure.add(receipt.source)
+        self._spool.make()
+        self._acks.recover(receipts)
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -181,22 +159,22 @@ class FeedSync:
         await self._load_tables()
         before = await self._read_position()
         await self._settle()
-        await self._repeat(names)
+        self._acks.repeat(self._steps, names, self.position, self._clock.now())
         if self.position == 0 and (snapshot := newest_snapshot(self._steps)) is not None:
             await self._take_snapshot(snapshot)
         while lot := chain(self._steps, self.position)[:STEPS_PER_LOT]:
             if not await self._take_deltas(lot):
                 break
-        await self._judge_gap()
-        await self._publish()
-        self._tidy()
+        await self._judge_gap(names)
+        await self._acks.publish()
+        self._spool.tidy(self.position, self._settings.keep, self._limits.history)
         return self.position != before
 
     async def _apply_confirmed(self) -> None:
         """The source is away: what was confirmed and lies in the spool is applied, its clocks run."""
-        self._steps = self._format.steps(frozenset(path.name for path in self._spool.iterdir() if path.is_file()))
+        self._steps = self._spool.steps()
         await self._read_position()
-        ready = list(itertools.takewhile(self._is_confirmed, chain(self._steps, self.position)))
+        ready = list(itertools.takewhile(self._acks.is_confirmed, chain(self._steps, self.position)))
         for first in range(0, len(ready), STEPS_PER_LOT):
             if not await self._take_deltas(ready[first : first + STEPS_PER_LOT]):
                 return
@@ -214,16 +192,12 @@ class FeedSync:
             self._metrics.unknown(step.name)
         unsettled = [step for step in past if step.name not in self._settled]
         self._settled = {step.name for step in past}
-        if not any(map(self._is_confirmed, unsettled)):
+        if not any(map(self._acks.is_confirmed, unsettled)):
             return
         noted: Noted = await self._store.write(lambda writer: writer.note_visible(self._clock.now()))
         await self._tell_visible(noted)
         newest: list[tuple[int, Receipt]] = await self._store.read(lambda reader: reader.newest_receipts(SETTLED_MAX))
         await self.recover((serial, receipt) for serial, receipt in newest if receipt.feed == self.name)
-
-    def _is_confirmed(self, step: Step) -> bool:
-        ack = self._acks.read(step.name)
-        return ack is not None and ack.result == "confirmed"
 
     # -- deltas ------------------------------------------------------------------------------------------
 
@@ -260,7 +234,7 @@ class FeedSync:
         if not self._may_try(step):
             return None
         try:
-            received_at = await self._fetch(step)
+            received_at = await self._spool.fetch(step)
             checked = await self._store.read(lambda reader: self._check(reader, step, assumed))
         except FeedError as error:
             self._reject(step, error)
@@ -271,12 +245,12 @@ class FeedSync:
         if earlier is not None and earlier.result in {"confirmed", "applied"} and earlier.confirmed_at is not None:
             confirmed_at = parse_millis(earlier.confirmed_at)  # before a crash, or a restore: that word stands
         else:
-            self._acknowledge(step.name, self._told(step, "confirmed", received_at, confirmed_at))
-            await self._publish()
+            self._acks.tell(step, "confirmed", received_at, confirmed_at)
+            await self._acks.publish()
         return checked, self._terms(received_at, confirmed_at)
 
     def _check(self, reader: Reader, step: Step, assumed: dict[str, FeedPosition]) -> CheckedDelta:
-        file = self._format.open(step, self._spool, self._keys)
+        file = self._format.open(step, self._spool.folder, self._keys)
         return check_delta(assumed, KnownNetworks(reader.routes), file, self._plan, self._progress)
 
     async def _apply(self, checked: CheckedDelta, terms: Terms) -> bool:
@@ -310,8 +284,8 @@ class FeedSync:
         if not self._may_try(step):
             return False
         try:
-            received_at = await self._fetch(step)
-            file: FeedFile = await self._store.read(lambda _: self._format.open(step, self._spool, self._keys))
+            received_at = await self._spool.fetch(step)
+            file: FeedFile = await self._store.read(lambda _: self._format.open(step, self._spool.folder, self._keys))
             confirmed_at = self._clock.now()
             terms = self._terms(received_at, confirmed_at)
             result, noted = await self._store.write(
@@ -334,7 +308,7 @@ class FeedSync:
 
     # -- order -------------------------------------------------------------------------------------------
 
-    async def _judge_gap(self) -> None:
+    async def _judge_gap(self, names: frozenset[str]) -> None:
         """After the deltas in reach: is something behind a gap, or stuck? Wait for it, then turn to a snapshot."""
         self.position = await self._store.read(lambda reader: position_of(reader.state.feeds, self.name))
         self._metrics.position(self.position)
@@ -344,6 +318,7 @@ class FeedSync:
             await self._hold(step)
         if not reach and held:
             self._note_gap(held[0])
+        self._note_unfinished(None if reach or held else self._format.unfinished(names, self.position))
         trouble = self.trouble
         if trouble is None or self._clock.now() - trouble.since < self._settings.gap_wait * 1000:
             return
@@ -364,12 +339,27 @@ class FeedSync:
         self._metrics.trouble("gap")
         log("feed_gap", feed=self.name, position=self.position, next_file=first_held.name)
 
+    def _note_unfinished(self, reason: str | None) -> None:
+        """A file whose manifest, signature or other half does not come is told once it was waited for."""
+        known = self._unfinished
+        trouble = self.trouble
+        if trouble is not None and trouble.kind == "unfinished" and trouble.reason != reason:
+            self.trouble = None
+            self._metrics.trouble(None)
+        if reason is None or known is None or known[0] != reason:
+            self._unfinished = None if reason is None else (reason, self._clock.now())
+            return
+        if self.trouble is None and self._clock.now() - known[1] >= self._settings.gap_wait * 1000:
+            self.trouble = Trouble("unfinished", "", self.position + 1, reason, 5, known[1], self._clock.now(), 0.0)
+            self._metrics.trouble("unfinished")
+            log("file_unfinished", feed=self.name, position=self.position, reason=reason)
+
     async def _hold(self, step: Step) -> None:
         """Bring a delta from behind a gap into the spool, and know its notices' clocks."""
         if self._metrics.knows(step.name) or self._clock.now() < self._held_again_at.get(step.name, 0):
             return
         try:
-            await self._fetch(step)
+            await self._spool.fetch(step)
             checked = await self._store.read(
                 lambda reader: self._check(
                     reader, step, {self.name: FeedPosition(step.after, "held", "", None, UnixSeconds(0))}
@@ -378,7 +368,7 @@ class FeedSync:
             self._metrics.known(step.name, unapplied(checked.notices))
         except FeedError:
             self._held_again_at[step.name] = UnixMillis(self._clock.now() + int(RETRY_SECONDS[1] * 1000))
-            self._discard(step)  # when its turn comes it is fetched again, and told if it is still bad
+            self._spool.discard(step)  # when its turn comes it is fetched again, and told if it is still bad
 
     def _ask_for_snapshot(self, trouble: Trouble) -> None:
         """Once a gap: a file at the source that says what is wanted, and an alarm."""
@@ -396,52 +386,9 @@ class FeedSync:
             "asked_at": format_millis(self._asked_at),
         }
         log("snapshot_wanted", feed=self.name, position=self.position, reason=trouble.reason)
-        if self._settings.acknowledge != "no":
-            self._to_publish[f"request-{self.name}.{self._replica}.json"] = msgspec.json.encode(request) + b"\n"
+        self._acks.ask(request)
 
-    async def _repeat(self, names: frozenset[str]) -> None:
-        """A step that is done already and lies there without its acknowledgement is acknowledged again."""
-        if self._settings.acknowledge == "no" or not self._source_takes_acks:
-            return
-        for step in self._steps:
-            ack = self._acks.name(step.name)
-            told = ack in names and step.name not in self._unsure  # after a crash the source may have the word before
-            if step.sequence > self.position or told or ack in self._to_publish:
-                continue
-            content = self._acks.content(step.name)
-            if content is None and step.sequence == self.position:
-                now = self._clock.now()
-                self._acknowledge(step.name, self._told(step, "duplicate", now, now))
-            elif content is not None and (found := self._acks.read(step.name)) and found.result != "rejected":
-                self._to_publish[ack] = content
-        self._unsure.clear()
-
-    # -- files -------------------------------------------------------------------------------------------
-
-    async def _fetch(self, step: Step) -> UnixMillis:
-        """Have all files of a step in the spool; returns when the last of them arrived."""
-        last = self._spool / step.files[-1]
-        for name in step.files:
-            path = self._spool / name
-            if not path.exists():
-                await self._source.fetch(name, path)
-                if path == last:
-                    now_ns = self._clock.now() * 1_000_000
-                    os.utime(path, ns=(now_ns, now_ns))  # survives a crash: when the notice was received
-        return UnixMillis(last.stat().st_mtime_ns // 1_000_000)
-
-    def _discard(self, step: Step) -> None:
-        for name in step.files:
-            (self._spool / name).unlink(missing_ok=True)
-
-    def _tidy(self) -> None:
-        """Once in a while; see `tidy`."""
-        now = self._clock.now()
-        if now - self._tidied_at < TIDY_SECONDS * 1000:
-            return
-        self._tidied_at = now
-        files, acks = ((now - int(kept * 1000)) * 1_000_000 for kept in (self._settings.keep, self._limits.history))
-        tidy(self._spool, self._format, self.position, files, acks)
+    # -- tables ------------------------------------------------------------------------------------------
 
     async def _load_tables(self) -> None:
         """Networks and ranges that a foreign feed publishes: the newest of each, once."""
@@ -450,7 +397,7 @@ class FeedSync:
             if newest is None or self._tables.get(kind, -1) >= newest.sequence or not self._may_try(newest):
                 continue
             try:
-                await self._fetch(newest)
+                await self._spool.fetch(newest)
                 await self._store.write(functools.partial(self._load_table, newest))
                 self._tables[kind] = newest.sequence
                 log("table_loaded", feed=self.name, file=newest.name)
@@ -459,7 +406,7 @@ class FeedSync:
                 self._reject(newest, error)
 
     def _load_table(self, step: Step, writer: Writer) -> None:
-        path = self._format.open_table(step, self._spool)
+        path = self._format.open_table(step, self._spool.folder)
         now = UnixSeconds(self._clock.now() // 1000)
         if step.type == "networks":
             load_networks(writer, read_networks(path), step.name, now)
@@ -485,55 +432,16 @@ class FeedSync:
         """Say to the sender what is visible now."""
         for serial, receipt in noted:
             if receipt.feed == self.name and receipt.type != "fired":
-                self._acknowledge(receipt.source, of_receipt(serial, receipt, self._replica))
+                self._acks.tell_visible(serial, receipt)
                 self.position = max(self.position, receipt.sequence)
         self._metrics.position(self.position)
-        await self._publish()
-
-    def _told(self, step: Step, result: Any, received_at: UnixMillis, confirmed_at: UnixMillis) -> Acknowledgement:
-        return Acknowledgement(
-            self.name,
-            step.type,
-            step.sequence,
-            self._replica,
-            format_millis(received_at),
-            format_millis(confirmed_at),
-            None,
-            result,
-        )
-
-    def _acknowledge(self, data_name: str, acknowledgement: Acknowledgement) -> None:
-        try:
-            content = self._acks.write(data_name, acknowledgement)
-        except OSError as error:
-            raise SourceError(f"spool {self._spool}: {error.strerror}: free space on it") from None
-        if self._settings.acknowledge != "no":
-            self._to_publish[self._acks.name(data_name)] = content
-
-    async def _publish(self) -> None:
-        """Put waiting acknowledgements to the source; one that it does not take now is tried in the next round."""
-        for name, content in list(self._to_publish.items()):
-            try:
-                self._source_takes_acks = await self._source.publish(name, content)
-            except SourceError as error:
-                log("acknowledgement_delayed", feed=self.name, file=name, reason=error)
-                self._metrics.error("acknowledge")
-                return
-            if self._to_publish.get(name) == content:
-                del self._to_publish[name]
+        await self._acks.publish()
 
     def _reject(self, step: Step, error: FeedError) -> None:
         """Tell the sender, drop our copy, and look again later: it may be replaced."""
-        lines = error.rejections if isinstance(error, Rejected) else [(0, str(error))]
-        received_at = self._clock.now()
-        refusal = msgspec.structs.replace(
-            self._told(step, "rejected", received_at, received_at),
-            confirmed_at=None,
-            rejected=[Rejection(line, reason) for line, reason in lines],
-        )
         if step.type in {"snapshot", "delta"}:
-            self._acknowledge(step.name, refusal)
-        self._discard(step)
+            self._acks.reject(step, error, self._clock.now())
+        self._spool.discard(step)
         over_at = {"delta": step.sequence, "snapshot": self.position + 1}.get(step.type)
         self._fail("rejected", step.name, over_at, error)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loader.exchange_metrics import ExchangeMetrics
-from loader.feed_sync import Clock
 from loader.files import identify
 from loader.mend import mend_from_snapshot, needed_snapshot
 from loader.peer import fetch_block
+from loader.steady import Clock
 from loader.tidy import CONVERTED
 from lookupd.config import Config
 from lookupd.errors import LookupdError, StoreError

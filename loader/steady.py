@@ -12,12 +12,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from lookupd.model import UnixMillis
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Clock(Protocol):
+    """Whatever tells the exchange what time it is."""
+
+    def now(self) -> UnixMillis:
+        """Milliseconds since 1970."""
+        ...
 
 
 class _Base(msgspec.Struct, frozen=True):

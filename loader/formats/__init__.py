@@ -47,6 +47,10 @@ class Format(Protocol):
         """The complete steps among these names, by sequence; names of other files are passed over."""
         ...
 
+    def unfinished(self, names: frozenset[str], position: int) -> str | None:
+        """What the first step beyond the position lacks that is begun and not complete, in words; None = nothing."""
+        ...
+
     def open(self, step: Step, spool: Path, keys: tuple[PublicKey, ...]) -> FeedFile:
         """A snapshot or delta whose files lie in `spool`, checked as far as can be without reading rows.
 

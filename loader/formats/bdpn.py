@@ -203,6 +203,16 @@ class Bdpn:
             steps += [self._single(type_, file.number, file) for file in kinds[kind].values()]  # type: ignore[arg-type]
         return sorted(steps, key=lambda step: (step.sequence, step.type))
 
+    def unfinished(self, names: frozenset[str], position: int) -> str | None:
+        """An increment of ports without the one of returns, or the other way round."""
+        files = [file for file in map(parse_file_name, sorted(names)) if file is not None and file.number > position]
+        numbers = {kind: {file.number for file in files if file.kind == kind} for kind in FORMS}
+        ports, returns = numbers["Port_Increment"], numbers["Return_Increment"]
+        for number in sorted(ports ^ returns):
+            there, missing = ("Port", "Return") if number in ports else ("Return", "Port")
+            return f"{there}_Increment {number} is there, {missing}_Increment {number} not"
+        return None
+
     def _single(self, type_: StepType, sequence: int, file: FileName) -> Step:
         return Step(type_, self._feed, 0, sequence, (file.name,))
 

@@ -32,6 +32,19 @@ class OwnFormat:
                 found[parts.type, parts.sequence] = Step(parts.type, self._feed, after, parts.sequence, files)
         return sorted(found.values(), key=lambda step: (step.sequence, step.type))
 
+    def unfinished(self, names: frozenset[str], position: int) -> str | None:
+        """A data file without its manifest, or without the signature of it."""
+        begun = [
+            (parts.sequence, name)
+            for name in names
+            if (parts := parse_file_name(name)) and parts.feed == self._feed and parts.sequence > position
+        ]
+        for _, name in sorted(begun):
+            missing = [name + ending for ending in self._vouching if name + ending not in names]
+            if missing:
+                return f"{name} is there, {' and '.join(missing)} not"
+        return None
+
     def open(self, step: Step, spool: Path, keys: tuple[PublicKey, ...]) -> FeedFile:
         """As it came, its manifest and signature checked."""
         return identify(spool / step.name, "snapshot" if step.type == "snapshot" else "delta", step.feed, None, keys)

@@ -233,6 +233,10 @@ class NpacBulkData:
         self._feed = feed
         self._country_code = country_code
 
+    def unfinished(self, names: frozenset[str], position: int) -> str | None:
+        """A file of this format is complete by itself."""
+        return None
+
     def steps(self, names: frozenset[str]) -> list[Step]:
         """Of several ranges of numbers only the files of the one that holds all the others."""
         files = [file for file in map(parse_file_name, sorted(names)) if file is not None]

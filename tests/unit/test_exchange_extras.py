@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from loader.formats.lookupd_steps import OwnFormat
 from loader.report import parse_month
 from lookupd.store.schema import BLOCK_KEY
 from lookupd.store.verify import verify
@@ -222,3 +223,41 @@ def test_manifest_made_by_the_command_is_taken_by_the_exchange(workbench: Workbe
 def test_manifest_of_a_file_with_another_name_is_refused(workbench: Workbench) -> None:
     refused = run_cli("loader.cli", "manifest", workbench.write("numbers.csv", SNAPSHOT))
     assert (refused.returncode, "call it snapshot-FEED" in refused.stderr) == (4, True)
+
+
+# -- what is begun and not finished ----------------------------------------------------------------------
+
+
+def test_file_whose_manifest_does_not_come_is_told(workbench: Workbench) -> None:
+    workbench.load_tables()
+    port = free_port()
+    exchange = Exchange(workbench, f'[sync]\nhttp = "http://127.0.0.1:{port}"', gap_wait="300ms")
+    exchange.snapshot()
+    with exchange.running():
+        wait_until(lambda: exchange.acked("snapshot-main-1.csv") == "applied")
+        exchange.delta(2, notice("886912345678"))
+        wait_until(lambda: exchange.acked("delta-main-2.ndjson") == "applied")
+        exchange.delta(3, notice("886912345001"))
+        wait_until(lambda: exchange.acked("delta-main-3.ndjson") == "applied")
+        (exchange.source / "delta-main-4.ndjson").write_text("{}\n")
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 503)
+        told = get(f"http://127.0.0.1:{port}/readyz")[1]
+        assert "delta-main-4.ndjson is there, delta-main-4.ndjson.json not" in told
+        assert 'reason="unfinished"} 1.0' in get(f"http://127.0.0.1:{port}/metrics")[1]
+        (exchange.source / "delta-main-4.ndjson").unlink()
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/readyz")[0] == 200)
+        exchange.delta(4, notice("886912345002"))
+        wait_until(lambda: exchange.acked("delta-main-4.ndjson") == "applied")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ({"delta-main-2.ndjson"}, "is there, delta-main-2.ndjson.json and delta-main-2.ndjson.json.minisig not"),
+        ({"delta-main-2.ndjson", "delta-main-2.ndjson.json"}, "delta-main-2.ndjson.json.minisig not"),
+        ({"delta-main-1.ndjson", "delta-other-2.ndjson", "notes.txt", "delta-main-2.ndjson.json"}, None),
+    ],
+)
+def test_unfinished_step_of_our_format_is_named(names: set[str], told: str | None) -> None:
+    found = OwnFormat("main", signed=True).unfinished(frozenset(names), 1)
+    assert found is None if told is None else told in (found or "")
