@@ -169,7 +169,7 @@ class Acknowledger:
         for step in steps:
             ack = self._folder.name(step.name)
             told = ack in names and step.name not in self._unsure
-            if step.sequence > position or told or ack in self._waiting:
+            if step.type not in {"snapshot", "delta"} or step.sequence > position or told or ack in self._waiting:
                 continue
             content = self._folder.content(step.name)
             if content is None and step.sequence == position:

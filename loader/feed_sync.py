@@ -300,6 +300,9 @@ class FeedSync:
         except FeedError as error:
             self._reject(step, error)
             return False
+        except Stale as error:  # somebody loaded a later one by hand meanwhile: look again
+            log("position_moved", feed=self.name, file=step.name, reason=error)
+            return False
         await self._tell_visible(noted)
         self._metrics.known_up_to(result.sequence, self._steps)
         self._tell("snapshot_applied", result)

@@ -29,11 +29,6 @@ class Fired(msgspec.Struct, frozen=True):
     visible: tuple[PendingNotice, ...] = ()
 
 
-def next_due(pending: list[PendingNotice]) -> UnixSeconds | None:
-    """The earliest moment that something waits for."""
-    return pending[0].notice.effective_at if pending else None
-
-
 def fire_due(writer: Writer, now: UnixMillis) -> Fired | None:
     """Apply every notice whose moment has come, by moment, sequence and line; None if there is none.
 

@@ -19,7 +19,7 @@ from typing import Any
 from loader.exchange_metrics import ExchangeMetrics
 from loader.feed_sync import FeedSync
 from loader.formats import make_format
-from loader.pending import Fired, fire_due, next_due
+from loader.pending import Fired, fire_due
 from loader.scrubbing import BackgroundScrub
 from loader.sequence import clock_start
 from loader.sources.backoff import Backoff
@@ -28,17 +28,19 @@ from loader.steady import SteadyClock, acceptance_file
 from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.config import Config, parse_endpoint, warnings
-from lookupd.errors import ConfigError, SourceError, StoreError, StoreReplaced
+from lookupd.errors import ConfigError, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
 from lookupd.store.reader import Reader
+from lookupd.store.waiting import Waiting
 from lookupd.store.writer import Writer
 
 CLOCK_SAVE_SECONDS = 10.0
 """How often the clock's knowledge is kept: a jump while nobody runs is measured from there."""
 
 TICK_SECONDS = 0.5
-"""Longest sleep before a pending moment: a clock that was taken over, or set a little, is noticed by then."""
+"""Longest sleep before a pending moment: a clock that was taken over, and a change made by a command, are noticed
+by then."""
 
 YIELD_SECONDS_MAX = 300.0
 """How long a change may wait for pending moments that follow each other closely: a port has an hour."""
@@ -61,7 +63,8 @@ class StoreThreads:
         self._fired = asyncio.Event()
         self.writer: Writer | None = None
         self.reader: Reader | None = None
-        self.due: UnixSeconds | None = None
+        self.waiting = Waiting(0, None, 0, 0)
+        self.changed = asyncio.Event()
 
     async def open(self) -> None:
         """Raises StoreError."""
@@ -90,8 +93,14 @@ class StoreThreads:
         """The same without making way."""
         assert self.writer is not None
         writer = self.writer
+
+        def and_look() -> tuple[Any, Waiting]:
+            return work(writer), writer.waiting()
+
         async with self._write_lock:
-            return await asyncio.get_running_loop().run_in_executor(self._writing, lambda: work(writer))
+            done, waiting = await asyncio.get_running_loop().run_in_executor(self._writing, and_look)
+        self.tell_waiting(waiting)
+        return done
 
     async def read(self, work: Callable[[Reader], Any]) -> Any:
         """Run `work` in the reading thread, on the newest commit."""
@@ -116,10 +125,18 @@ class StoreThreads:
                 async with asyncio.timeout(max(left, 0.0) + 1.0):
                     await self._fired.wait()
 
-    def tell_due(self, due: UnixSeconds | None) -> None:
-        """The next moment that something waits for."""
-        self.due = due
+    def tell_waiting(self, waiting: Waiting) -> None:
+        """What waits now; wakes whoever waits for the moment, or for it to have passed."""
+        if waiting.version < self.waiting.version:
+            return  # seen before the last commit, told after it
+        self.waiting = waiting
         self._fired.set()
+        self.changed.set()
+
+    @property
+    def due(self) -> UnixSeconds | None:
+        """The next moment that something waits for."""
+        return self.waiting.moment
 
 
 class Sync:
@@ -135,7 +152,6 @@ class Sync:
         self.feeds: list[FeedSync] = []
         self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
         self._stopping = asyncio.Event()
-        self._pending_changed = asyncio.Event()
         self._clock_told = 0.0
         self._refused = False
 
@@ -150,7 +166,10 @@ class Sync:
             await self.start()
             listener = await self._listen()
             tasks = [asyncio.create_task(self._keep_feed(feed)) for feed in self.feeds]
-            tasks += [asyncio.create_task(work()) for work in (self._keep_moments, self._keep_clock, self._scrub.run)]
+            tasks += [
+                asyncio.create_task(work())
+                for work in (self._keep_moments, self._keep_looking, self._keep_clock, self._scrub.run)
+            ]
             stopping = asyncio.create_task(self._stopping.wait())
             log("syncing", replica=self.config.replica.name, feeds=",".join(feed.name for feed in self.feeds))
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -235,16 +254,14 @@ class Sync:
         while True:
             wait = float(self.config.feeds[feed.name].poll)
             try:
-                moved = await feed.round()
+                await feed.round()
                 backoff.succeeded()
                 if told:
                     log("feed_reachable", feed=feed.name)
                     told = ""
-                if moved:
-                    await self._look()
             except StoreReplaced:
                 raise  # it was restored: the supervisor starts us on the new one
-            except (SourceError, StoreError) as error:
+            except LookupdError as error:  # the world's fault: tried again, whatever it is
                 kind = "source" if isinstance(error, SourceError) else "store"
                 self.metrics.feeds[feed.name].error(kind)
                 wait = backoff.failed()
@@ -256,19 +273,26 @@ class Sync:
     # -- the agreed second -------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Know what waits, and the feeds' positions."""
+        """Know what waits, and the feeds' positions; a person's command may have changed both."""
+        waiting, positions = await self.store.read(lambda reader: (reader.waiting(), dict(reader.state.feeds)))
+        self.metrics.positions = positions
+        if waiting.version > self.store.waiting.version:
+            self.store.tell_waiting(waiting)
+        self._tell_waiting()
 
-        def look(reader: Reader) -> tuple[int, int, UnixSeconds | None, dict[str, Any]]:
-            pending = reader.pending()
-            return len(pending), reader.damaged_pending(), next_due(pending), dict(reader.state.feeds)
+    def _tell_waiting(self) -> None:
+        waiting, metrics = self.store.waiting, self.metrics
+        if waiting.damaged > metrics.damaged_pending:
+            log("pending_damaged", notices=waiting.damaged, way_out="restore the store from a backup")
+        metrics.pending, metrics.next_due, metrics.damaged_pending, _ = waiting
 
-        metrics, before = self.metrics, self.metrics.damaged_pending
-        metrics.pending, metrics.damaged_pending, due, metrics.positions = await self.store.read(look)
-        if metrics.damaged_pending > before:
-            log("pending_damaged", notices=metrics.damaged_pending, way_out="restore the store from a backup")
-        self.metrics.next_due = due
-        self.store.tell_due(due)
-        self._pending_changed.set()
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except StoreError as error:
+                log("look_failed", reason=error)
+            await asyncio.sleep(TICK_SECONDS)
 
     async def _keep_moments(self) -> None:
         """Sleep until the next moment, in short steps, and fire."""
@@ -284,10 +308,10 @@ class Sync:
                     log("fire_failed", reason=error)
                     await asyncio.sleep(TICK_SECONDS)
                 continue
-            self._pending_changed.clear()
+            self.store.changed.clear()
             with suppress(TimeoutError):  # not wait_for: up to Python 3.11 it may swallow a cancellation
                 async with asyncio.timeout(min(left, TICK_SECONDS)):
-                    await self._pending_changed.wait()
+                    await self.store.changed.wait()
 
     async def _fire(self) -> None:
         def fire(writer: Writer) -> tuple[Fired | None, UnixMillis]:
@@ -309,7 +333,7 @@ class Sync:
             self.metrics.fired["superseded"] += fired.superseded
             late = visible_at / 1000 - min(fired.effective_at)
             log("fired", notices=fired.notices, serial=fired.serial, late_ms=round(late * 1000))
-        await self._look()
+        self._tell_waiting()
 
     # -- the clock ---------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ from lookupd.store.schema import (
     unpack_pending,
     unpack_state,
 )
+from lookupd.store.waiting import Waiting, waiting
 
 DEFAULT_MAP_SIZE = 64 * 1024**3
 
@@ -235,9 +236,12 @@ class Reader:
         """Changes that wait for their moment, the earliest first; damaged ones are left out."""
         return [waits for waits in self._pending() if waits is not None]
 
-    def damaged_pending(self) -> int:
-        """How many waiting notices are damaged: they do not fire, and only a restored store has them whole."""
-        return sum(waits is None for waits in self._pending())
+    def waiting(self) -> Waiting:
+        """What stands at the head of the pending notices."""
+        try:
+            return waiting(self._transaction, self._handles["pending"])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
 
     def _pending(self) -> Iterator[PendingNotice | None]:
         for _, value in self._each("pending"):

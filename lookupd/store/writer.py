@@ -38,6 +38,7 @@ from lookupd.store.schema import (
     open_databases,
     open_environment,
 )
+from lookupd.store.waiting import Waiting, waiting
 
 _MASK64 = (1 << 64) - 1
 
@@ -107,6 +108,11 @@ class Writer:
         except lmdb.Error as error:
             reason = DISK_FULL if disk_is_full(self.path) else error
             raise StoreError(f"{self.path}: {reason}; the store is unchanged") from None
+
+    def waiting(self) -> Waiting:
+        """What stands at the head of the pending notices, after what was committed last."""
+        with self._translating(), self._environment.begin() as transaction:
+            return waiting(transaction, self._handles["pending"])
 
     def note_visible(self, at: UnixMillis) -> list[tuple[int, Receipt]]:
         """Note when the newest commits were seen by readers, in every receipt that lacks it; returns those.

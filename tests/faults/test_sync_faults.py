@@ -950,7 +950,7 @@ async def test_end_that_comes_together_with_a_new_moment_is_not_missed(workbench
     async with rig_at_1(workbench) as rig:
         keeper = asyncio.create_task(rig.sync._keep_moments())
         await asyncio.sleep(0.02)
-        rig.sync._pending_changed.set()
+        rig.sync.store.changed.set()
         for _ in range(steps):
             await asyncio.sleep(0)
         keeper.cancel()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 
-from tests.conftest import Workbench, wait_until
-from tests.exchange import NOTIFIED, Exchange, notice
+from tests.conftest import Workbench, run_cli, wait_until
+from tests.exchange import NOTIFIED, Exchange, at, notice
 
 
 def test_once_takes_snapshot_and_deltas_and_acknowledges(workbench: Workbench) -> None:
@@ -46,3 +46,19 @@ def test_running_exchange_applies_what_arrives_and_fires_at_the_agreed_second(wo
                 time.sleep(0.005)
             wait_until(lambda: (reader.pin(), reader.ported(886912345678).network_code == "1403")[1])  # type: ignore
             assert time.time() - moment < 1
+
+
+def test_moment_of_a_delta_loaded_by_hand_is_kept_by_the_running_exchange(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    exchange.snapshot()
+    with exchange.running():
+        wait_until(lambda: exchange.acked("snapshot-main-1.csv") == "applied")
+        moment = int(time.time()) + 3
+        text = json.dumps(notice("886912345678", effective_at=at(moment))) + "\n"
+        path = workbench.publish("delta-main-2.ndjson", text, 1)
+        assert run_cli("loader.cli", "delta", path, "--config", exchange.config).returncode == 0
+        with workbench.reader() as reader:
+            assert [waits.notice.tn for waits in reader.pending()] == [886912345678]
+            wait_until(lambda: (reader.pin(), reader.ported(886912345678).network_code == "1403")[1])  # type: ignore
+            assert moment <= time.time() < moment + 1
