@@ -125,6 +125,7 @@ class Acknowledger:
         self._waiting: dict[str, bytes] = {}
         self._unsure: set[str] = set()
         self._source_takes_them = style != "no"
+        self._paused = False
 
     def read(self, data_name: str) -> Acknowledgement | None:
         """What was said last of a data file."""
@@ -183,14 +184,20 @@ class Acknowledger:
         if self._style != "no":
             self._waiting[f"request-{self._feed}.{self._replica}.json"] = msgspec.json.encode(request) + b"\n"
 
-    async def publish(self) -> None:
-        """Put what waits to the source; what it does not take now is tried in the next round."""
+    async def publish(self, *, again: bool = False) -> None:
+        """Put what waits to the source. After a failure only a call with `again`, once a round, tries it: a source
+        that hangs must not hold up what is applied.
+        """
+        if self._paused and not again:
+            return
+        self._paused = False
         for name, content in list(self._waiting.items()):
             try:
                 self._source_takes_them = await self._source.publish(name, content)
             except SourceError as error:
                 log("acknowledgement_delayed", feed=self._feed, file=name, reason=error)
                 self._metrics.error("acknowledge")
+                self._paused = True
                 return
             if self._waiting.get(name) == content:
                 del self._waiting[name]

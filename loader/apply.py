@@ -216,6 +216,8 @@ def apply_checked(
             advance = progress.stage("apply", len(checked.notices))
             for line, notice in enumerate(checked.notices, 1):
                 if notice.effective_at is not None and notice.effective_at > now:
+                    if notice.recipient is not None:
+                        change.route_id(notice.recipient, notice.routing_number)  # now, while it can still be refused
                     change.record_notice(
                         JournalKind.SCHEDULED, Counts(), notice, (), None, file.feed, file.sequence, line
                     )

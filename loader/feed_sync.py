@@ -166,7 +166,7 @@ class FeedSync:
             if not await self._take_deltas(lot):
                 break
         await self._judge_gap(names)
-        await self._acks.publish()
+        await self._acks.publish(again=True)
         self._spool.tidy(self.position, self._settings.keep, self._limits.history)
         return self.position != before
 

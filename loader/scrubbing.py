@@ -43,8 +43,8 @@ REASON = "lookupd-loader sync: the scrub found damage"
 class Store(Protocol):
     """What is needed of `sync.StoreThreads`."""
 
-    async def write(self, work: Callable[[Writer], Any], expected_seconds: float = 0.0) -> Any:
-        """See `feed_sync.Store`."""
+    async def write_now(self, work: Callable[[Writer], Any]) -> Any:
+        """Without making way for a pending notice: that one may be waiting for us."""
         ...
 
     async def read(self, work: Callable[[Reader], Any]) -> Any:
@@ -63,7 +63,7 @@ class BackgroundScrub:
 
     async def run(self, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
         """Pass after pass, until cancelled."""
-        while self._config.sync.scrub:
+        while True:
             await self.step()
             await sleep(STEP_SECONDS)
 
@@ -90,6 +90,14 @@ class BackgroundScrub:
         values = 2 * reader.state.blocks  # blocks, then their details
         steps = max(self._config.sync.scrub / STEP_SECONDS, 1.0)
         return self._scrubber.step(reader, min(max(int(values / steps) + 1, BLOCKS_PER_STEP_MIN), BLOCKS_PER_WINDOW))
+
+    async def mend_now(self, block: int) -> None:
+        """A write met a damaged block before the scrub did: mend it, so that the write can be tried again."""
+        if block not in self._told:
+            log("blocks_damaged", blocks=block, count=1)
+            self._told = [*self._told, block]
+            self._metrics.damaged_blocks = len(self._told)
+        await self._mend(self._told)
 
     async def _mend(self, damaged: list[int]) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +135,7 @@ class BackgroundScrub:
             with writer.change(now) as change:
                 mend_blocks(change, whole, peer, REASON)
 
-        await self._store.write(mend)
+        await self._store.write_now(mend)
         return peer
 
     async def _mend_from_snapshot(self, damaged: list[int]) -> str | None:
@@ -141,7 +149,7 @@ class BackgroundScrub:
         file = identify(path, "snapshot", feed, sequence)
         now = UnixSeconds(self._clock.now() // 1000)
         plan = self._config.read_plan()
-        await self._store.write(lambda writer: mend_from_snapshot(writer, file, plan, damaged, now, REASON))
+        await self._store.write_now(lambda writer: mend_from_snapshot(writer, file, plan, damaged, now, REASON))
         return name
 
     def _kept(self, feed: str, name: str, sequence: int) -> Path | None:

@@ -28,7 +28,7 @@ from loader.steady import SteadyClock, acceptance_file
 from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.config import Config, parse_endpoint, warnings
-from lookupd.errors import ConfigError, LookupdError, SourceError, StoreError, StoreReplaced
+from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
 from lookupd.store.reader import Reader
@@ -152,7 +152,6 @@ class Sync:
         self.feeds: list[FeedSync] = []
         self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
         self._stopping = asyncio.Event()
-        self._clock_told = 0.0
         self._refused = False
 
     # -- life --------------------------------------------------------------------------------------------
@@ -166,10 +165,10 @@ class Sync:
             await self.start()
             listener = await self._listen()
             tasks = [asyncio.create_task(self._keep_feed(feed)) for feed in self.feeds]
-            tasks += [
-                asyncio.create_task(work())
-                for work in (self._keep_moments, self._keep_looking, self._keep_clock, self._scrub.run)
-            ]
+            keepers = [self._keep_moments, self._keep_looking, self._keep_clock]
+            if self.config.sync.scrub:
+                keepers.append(self._scrub.run)
+            tasks += [asyncio.create_task(keeper()) for keeper in keepers]
             stopping = asyncio.create_task(self._stopping.wait())
             log("syncing", replica=self.config.replica.name, feeds=",".join(feed.name for feed in self.feeds))
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -261,6 +260,10 @@ class Sync:
                     told = ""
             except StoreReplaced:
                 raise  # it was restored: the supervisor starts us on the new one
+            except DamagedBlock as error:
+                log("store_unusable", feed=feed.name, reason=error)
+                self.metrics.feeds[feed.name].error("store")
+                await self._scrub.mend_now(error.block)
             except LookupdError as error:  # the world's fault: tried again, whatever it is
                 kind = "source" if isinstance(error, SourceError) else "store"
                 self.metrics.feeds[feed.name].error(kind)
@@ -306,6 +309,8 @@ class Sync:
                     raise
                 except StoreError as error:
                     log("fire_failed", reason=error)
+                    if isinstance(error, DamagedBlock):
+                        await self._scrub.mend_now(error.block)
                     await asyncio.sleep(TICK_SECONDS)
                 continue
             self.store.changed.clear()

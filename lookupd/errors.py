@@ -27,10 +27,14 @@ class StoreReplaced(StoreError):
 
 
 class DamagedBlock(StoreError):
-    """A block's checksum does not match its bytes: it is never served, the answer is `unavailable`."""
+    """A block's bytes, or its details', are not those that were written: it is never served nor changed.
 
-    def __init__(self, block: int) -> None:
-        super().__init__(f"block {block} (numbers {block}000 to {block}999) is damaged: load the last snapshot again")
+    message: None = that of a block which is asked; the answer is `unavailable`.
+    """
+
+    def __init__(self, block: int, message: str | None = None) -> None:
+        numbers = f"numbers {block}000 to {block}999"
+        super().__init__(message or f"block {block} ({numbers}) is damaged: load the last snapshot again")
         self.block = block
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from lookupd.errors import StoreError
+from lookupd.errors import DamagedBlock
 from lookupd.store.schema import (
     BLOCK_BYTES,
     CHECKED_BYTES,
@@ -33,14 +33,14 @@ class UnpackedBlock:
     __slots__ = ("content", "details", "entries", "existed")
 
     def __init__(self, block: int, value: Value | None, details: Value | None) -> None:
-        """value, details: as stored; None = there is none. Raises StoreError when they are not what was written."""
+        """value, details: as stored; None = there is none. Raises DamagedBlock when they are not what was written."""
         self.existed = value is not None
         if value is None:
             self.entries, self.content = bytearray(BLOCK_BYTES), 0
             self.details = bytearray()
             return
         if not block_is_sound(block, value):
-            raise StoreError(f"block {block} is damaged: load the last snapshot again; nothing was changed")
+            raise DamagedBlock(block, f"block {block} is damaged: load the last snapshot again; nothing was changed")
         self.entries = bytearray(value)
         self.content = U64.unpack_from(value, ENTRIES_BYTES)[0]
         self.details = bytearray(unpack_details(block, details))

@@ -33,7 +33,7 @@ import lmdb
 import msgspec
 import xxhash
 
-from lookupd.errors import StoreError
+from lookupd.errors import DamagedBlock, StoreError
 from lookupd.limits import STORE_DATABASES_MAX, STORE_READERS_MAX
 from lookupd.model import FeedPosition, NetworkCode, Notice, Receipt, Route, RoutingNumber, UnixSeconds
 
@@ -276,7 +276,7 @@ def unpack_details(block: int, value: bytes | memoryview | None) -> bytes:
     records = bytes(value[:-8])
     sound = len(value) >= 8 and len(records) % DETAIL.size == 0
     if not sound or checksum(records, block) != U64.unpack_from(value, len(value) - 8)[0]:
-        raise StoreError(f"details of block {block} are damaged: load the last snapshot again")
+        raise DamagedBlock(block, f"details of block {block} are damaged: load the last snapshot again")
     return records
 
 

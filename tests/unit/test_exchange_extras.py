@@ -19,7 +19,7 @@ from loader.report import parse_month
 from lookupd.store.schema import BLOCK_KEY
 from lookupd.store.verify import verify
 from tests.conftest import SNAPSHOT, Workbench, free_port, run_cli, run_daemon, wait_until
-from tests.exchange import Exchange, notice
+from tests.exchange import Exchange, at, notice
 from tests.unit.test_damage import damage, flipped
 
 BLOCK = 886912345
@@ -52,6 +52,32 @@ def test_damaged_block_is_found_and_mended_from_the_snapshot_and_the_journal(
         assert reader.state.digest == digest
         assert reader.ported(886912345678).network_code == "1403"  # type: ignore[union-attr, arg-type]
         assert [entry.kind for _, entry, _ in reader.journal()][-1] == "repaired"
+
+
+def test_damage_that_a_delta_meets_is_mended_at_once_and_the_delta_applied(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench, '[sync]\nscrub = "0s"')  # so that nobody else finds it
+    exchange.snapshot()
+    assert exchange.once().returncode == 0
+    damage(workbench.store, "details", BLOCK_KEY.pack(BLOCK), lambda value: flipped(value, 9))
+    exchange.delta(2, notice("886912345678"))
+    with exchange.running():
+        wait_until(lambda: exchange.acked("delta-main-2.ndjson") == "applied")
+    assert is_whole(workbench)
+
+
+def test_moment_that_meets_damage_is_kept_once_it_is_mended(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench, '[sync]\nscrub = "0s"')
+    exchange.snapshot()
+    moment = int(time.time()) + 4
+    exchange.delta(2, notice("886912345678", effective_at=at(moment)))
+    assert exchange.once().returncode == 0
+    damage(workbench.store, "blocks", BLOCK_KEY.pack(BLOCK), lambda value: flipped(value, 9))
+    with exchange.running(), workbench.reader() as reader:
+        wait_until(lambda: (reader.pin(), not reader.pending())[1])
+        assert reader.ported(886912345678).network_code == "1403"  # type: ignore[union-attr, arg-type]
+    assert is_whole(workbench)
 
 
 def test_damaged_block_is_mended_from_the_other_replica(workbench: Workbench, tmp_path: Path) -> None:
