@@ -155,11 +155,13 @@ class FeedSync:
             await self._apply_confirmed()
             raise
         self._metrics.source_seen(self._clock.now())
-        self._steps = self._format.steps(names)
+        at_source = self._format.steps(names)
+        # What was fetched counts too: after a restore the sender may have put away what must be applied again.
+        self._steps = self._format.steps(names | self._spool.names())
         await self._load_tables()
         before = await self._read_position()
         await self._settle()
-        self._acks.repeat(self._steps, names, self.position, self._clock.now())
+        self._acks.repeat(at_source, names, self.position, self._clock.now())
         if self.position == 0 and (snapshot := newest_snapshot(self._steps)) is not None:
             await self._take_snapshot(snapshot)
         while lot := chain(self._steps, self.position)[:STEPS_PER_LOT]:
@@ -172,7 +174,7 @@ class FeedSync:
 
     async def _apply_confirmed(self) -> None:
         """The source is away: what was confirmed and lies in the spool is applied, its clocks run."""
-        self._steps = self._spool.steps()
+        self._steps = self._format.steps(self._spool.names())
         await self._read_position()
         ready = list(itertools.takewhile(self._acks.is_confirmed, chain(self._steps, self.position)))
         for first in range(0, len(ready), STEPS_PER_LOT):

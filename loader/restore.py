@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -27,6 +26,7 @@ from lookupd.limits import WRITER_WAIT_SECONDS
 from lookupd.model import JournalKind, UnixSeconds
 from lookupd.store.change import Counts
 from lookupd.store.copy import open_copy
+from lookupd.store.lock import WRITER_LOCK, writer_lock
 from lookupd.store.reader import Reader
 from lookupd.store.schema import State, format_digest, note_length
 from lookupd.store.verify import verify
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STAGING: Final = "restore.part"
 ASIDE: Final = "data.mdb.before-restore-"
-_LOCK, _LENGTH, _WRITER_LOCK = "lock.mdb", "data.length", "writer.lock"
+_LOCK, _LENGTH = "lock.mdb", "data.length"
 
 _CLOSED: Final = 1 << 62
 """Put into `data.length` while files are exchanged: whoever opens the store then is told that it is truncated
@@ -87,7 +87,7 @@ def restore(
             f"{backup}: was made of a damaged store: blocks {', '.join(map(str, manifest.damaged_blocks[:20]))}: "
             "take another backup, or this one with --even-damaged"
         )
-    with _telling(store), _hold(store, wait):
+    with _telling(store), writer_lock(store, wait):
         _refuse_writers(store / DATA)
         current = _state_of(store, map_size)
         _refuse_older(backup, manifest, current, accept_older)
@@ -119,29 +119,6 @@ def restore(
 
 
 # -- may it be -----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _hold(store: Path, wait: float) -> Iterator[None]:
-    """The writers' lock, as `Writer` takes it, without opening what may be destroyed."""
-    store.mkdir(parents=True, exist_ok=True)
-    file = os.open(store / _WRITER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        until = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise StoreError(f"{store}: process {holder} is writing: end it first") from None
-                time.sleep(0.02)
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(file)
 
 
 def _refuse_writers(data: Path, processes: Path = Path("/proc")) -> None:
@@ -216,7 +193,7 @@ def _prove(backup: Path, manifest: BackupManifest, staging: Path, progress: Prog
 
 def _give_to_owner(store: Path, staging: Path) -> None:
     """Owner and mode as the files had that are replaced: the daemon's user must open what root restored."""
-    for path in [*staging.iterdir(), store / _WRITER_LOCK]:
+    for path in [*staging.iterdir(), store / WRITER_LOCK]:
         before = [found for found in (store / path.name, store / DATA) if found.exists() and found != path]
         like = (before[0] if before else store).stat()
         if os.geteuid() == 0:

@@ -30,9 +30,9 @@ class Spool:
         """The folder, if it is not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def steps(self) -> list[Step]:
-        """The complete steps that lie here."""
-        return self._format.steps(frozenset(path.name for path in self.folder.iterdir() if path.is_file()))
+    def names(self) -> frozenset[str]:
+        """What lies here."""
+        return frozenset(path.name for path in self.folder.iterdir() if path.is_file())
 
     async def fetch(self, step: Step) -> UnixMillis:
         """Have all files of a step here; returns when the last of them arrived. Raises SourceError."""

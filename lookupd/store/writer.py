@@ -5,10 +5,7 @@ What a change can do is in `change`; what a notice means is the loader's busines
 
 from __future__ import annotations
 
-import fcntl
-import os
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +23,7 @@ from lookupd.model import (
     UnixSeconds,
 )
 from lookupd.store.change import Change
+from lookupd.store.lock import writer_lock
 from lookupd.store.reader import DEFAULT_MAP_SIZE, Reader
 from lookupd.store.schema import (
     DISK_FULL,
@@ -145,31 +143,8 @@ class Writer:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Our own lock around LMDB's, which would wait without end and without a word."""
-        path = self.path / "writer.lock"
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from None
-        try:
-            self._wait_for_lock(file)
+        """The writers' lock, on the store that we opened. Raises StoreError, StoreReplaced."""
+        with writer_lock(self.path, self._wait):
             if file_identity(self.path) != self._file:
                 raise StoreReplaced(f"{self.path}: another store lies here now: open it again (start anew)")
-            with suppress(OSError):  # on a full disk only the holder's name is missing
-                os.ftruncate(file, 0)
-                os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
             yield
-        finally:
-            os.close(file)
-
-    def _wait_for_lock(self, file: int) -> None:
-        until = time.monotonic() + self._wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise StoreError(f"{self.path}: process {holder} is writing: wait for it, or end it") from None
-                time.sleep(0.02)

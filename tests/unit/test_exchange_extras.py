@@ -229,6 +229,36 @@ def test_month_begins_at_midnight_of_its_place() -> None:
     assert month.end - month.first == 31 * 86_400
 
 
+# -- after a restore -------------------------------------------------------------------------------------
+
+
+def test_restored_store_is_brought_up_to_date_from_the_spool(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench, f'[sync]\nspool = "{workbench.folder}/spool"')
+    exchange.snapshot()
+    assert exchange.once().returncode == 0
+    backup = workbench.folder / "backup"
+    assert run_cli("loader.cli", "backup", "--out", backup, "--store", workbench.store).returncode == 0
+    exchange.delta(2, notice("886912345678"))
+    exchange.delta(3, notice("886912345001"))
+    assert exchange.once().returncode == 0
+    acks = [exchange.ack(f"delta-main-{sequence}.ndjson") for sequence in (2, 3)]
+    _, digest, _ = workbench.state()
+    for path in exchange.source.iterdir():  # the sender has put them away
+        path.unlink()
+    (workbench.store / "data.mdb").unlink()
+    restored = run_cli("loader.cli", "restore", backup, "--store", workbench.store)
+    assert restored.returncode == 0, restored.stderr
+    assert exchange.position() == 1
+    assert exchange.once().returncode == 0
+    assert exchange.position() == 3
+    assert workbench.state()[1] == digest
+    again = [
+        json.loads((workbench.folder / f"spool/main/acks/delta-main-{n}.ndjson.ack.json").read_text()) for n in (2, 3)
+    ]
+    assert [ack["confirmed_at"] for ack in again] == [ack["confirmed_at"] for ack in acks]
+
+
 # -- the sender's side -----------------------------------------------------------------------------------
 
 
