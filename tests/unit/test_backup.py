@@ -236,7 +236,7 @@ def test_restore_is_refused_while_a_writer_runs(loaded: Workbench, doing: str) -
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
-            with pytest.raises(StoreError, match=f"process {process.pid} .*: end it first"):
+            with pytest.raises(StoreError, match=f"process {process.pid} .*(end it first|wait for it, or end it)"):
                 put_back(loaded, made.path, wait=0.1)
         finally:
             process.kill()
