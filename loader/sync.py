@@ -27,7 +27,7 @@ from loader.sources.open import open_source
 from loader.steady import SteadyClock, acceptance_file
 from loader.trust import parse_public_key
 from lookupd.access import Access
-from lookupd.config import Config, parse_endpoint, warnings
+from lookupd.config import CLOCK_FILE, Config, parse_endpoint, warnings
 from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
@@ -390,7 +390,7 @@ class Sync:
 
 def clock_file(config: Config) -> Path:
     """Where the clock's knowledge is kept."""
-    return config.spool_path / "clock.json"
+    return config.spool_path / CLOCK_FILE
 
 
 def _written_at(path: Path) -> UnixMillis:

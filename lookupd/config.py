@@ -200,6 +200,9 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
         return found
 
 
+CLOCK_FILE = "clock.json"
+"""In the spool: what the exchange knows of the time."""
+
 FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PUBLIC_KEYS_MAX = 2
 _PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}(?: until (?P<until>\S+))?")

@@ -7,13 +7,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 import msgspec
 
-from lookupd.config import Config, Limits, read_config
+from lookupd.config import CLOCK_FILE, Config, Limits, read_config
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan, load_plan
@@ -37,6 +38,22 @@ class Target(msgspec.Struct, frozen=True):
     as_json: bool
     limits: Limits = Limits()
     replica: str = ""
+    clock: Path | None = None
+
+    def now_millis(self) -> UnixMillis:
+        """By the exchange's clock, if there is one: a jump that it refuses is refused here too, and told."""
+        if self.clock is None:
+            return unix_millis()
+        from loader.steady import SteadyClock
+
+        steady = SteadyClock(self.clock, self.limits.clock_step)
+        if steady.refused_seconds:
+            _tell_jump(round(steady.refused_seconds))
+        return steady.now()
+
+    def now(self) -> UnixSeconds:
+        """The same in seconds."""
+        return UnixSeconds(self.now_millis() // 1000)
 
     def feed(self, named: str | None) -> str:
         """The feed to load: as named, or the only one configured, or `main`. Raises ConfigError."""
@@ -56,6 +73,12 @@ class Target(msgspec.Struct, frozen=True):
 
         name = self.feed(feed)
         return identify(file, kind, name, sequence, self.feeds.get(name, ()))
+
+
+@lru_cache(1)  # once a command
+def _tell_jump(seconds: int) -> None:
+    told = f"the wall clock is {seconds:+} s from the exchange's, which is taken: see `lookupd-loader clock`"
+    click.echo(f"warning: {told}", err=True)
 
 
 def fail(error: LookupdError, as_json: bool) -> None:
@@ -84,6 +107,7 @@ def _target(config: Path | None, store: Path | None, country: str, as_json: bool
             as_json,
             settings.limits,
             settings.replica.name,
+            settings.spool_path / CLOCK_FILE,
         )
     if store is None:
         raise click.UsageError("name the store: --config FILE or --store DIR")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from loader.commands.common import Target, on_store, open_writer, parse_word, unix_now
+from loader.commands.common import Target, on_store, open_writer, parse_word
 from loader.commands.reconcile import SHOW_NUMBERS, open_reader
 from lookupd.errors import Stale
 
@@ -64,7 +64,7 @@ def _repair(target: Target, result: Compared, url: str, reason: str) -> Repaired
     from loader.repair import repair_from_peer
 
     with open_writer(target) as writer:
-        return repair_from_peer(writer, result, url, reason, unix_now())
+        return repair_from_peer(writer, result, url, reason, target.now())
 
 
 def _compared_lines(result: Compared, show_numbers: bool) -> Iterator[str]:

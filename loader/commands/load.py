@@ -19,8 +19,6 @@ from loader.commands.common import (
     open_writer,
     parse_word,
     print_result,
-    unix_millis,
-    unix_now,
 )
 from lookupd.errors import LookupdError, Stale
 
@@ -60,7 +58,7 @@ def networks(target: Target, file: Path) -> None:
 
     rows = read_networks(file)
     with open_writer(target) as writer:
-        print_result(target, load_networks(writer, rows, file.name, unix_now()), file.name)
+        print_result(target, load_networks(writer, rows, file.name, target.now()), file.name)
 
 
 @click.command()
@@ -83,11 +81,11 @@ def ranges(target: Target, file: Path | None, libphonenumber: str | None) -> Non
         raise click.UsageError("name a file, or --libphonenumber with a country code")
     with open_writer(target) as writer:
         if file is not None:
-            result = tables.load_ranges(writer, tables.read_ranges(file), file.name, unix_now())
+            result = tables.load_ranges(writer, tables.read_ranges(file), file.name, target.now())
             print_result(target, result, file.name)
         else:
             source = f"libphonenumber +{libphonenumber}"
-            for result in tables.load_carriers(writer, libphonenumber or "", source, unix_now()):
+            for result in tables.load_carriers(writer, libphonenumber or "", source, target.now()):
                 print_result(target, result, source)
 
 
@@ -116,9 +114,9 @@ def snapshot(
     found = target.identify(file, "snapshot", feed, sequence)
     terms = _terms(target, accept_change, dry_run)
     with open_writer(target) as writer, CommandProgress("snapshot") as progress:
-        result = apply_snapshot(writer, found, target.plan, unix_now(), progress, terms)
+        result = apply_snapshot(writer, found, target.plan, target.now(), progress, terms)
         if result.result == "applied":
-            writer.note_visible(unix_millis())
+            writer.note_visible(target.now_millis())
     print_result(target, result, found.name)
 
 
@@ -155,9 +153,9 @@ def delta(
     with open_writer(target) as writer:
         for found in identified:
             with CommandProgress("delta") as progress:
-                result = apply_delta(writer, found, target.plan, unix_now(), progress, terms)
+                result = apply_delta(writer, found, target.plan, target.now(), progress, terms)
                 if result.result == "applied":
-                    writer.note_visible(unix_millis())
+                    writer.note_visible(target.now_millis())
             print_result(target, result, found.name)
 
 

@@ -86,7 +86,7 @@ def _repair(
     with open_writer(target) as writer, writer.reader() as reader:
         read, before, told, parts = _compare(target, reader, found, progress, report, True)
         mending.refuse_damaged(before.damaged_blocks)
-        done = mending.repair(writer, read, store_compare.joined(parts), words, unix_now())
+        done = mending.repair(writer, read, store_compare.joined(parts), words, target.now())
         reader.pin()
         after = compare(reader, read.moved_to(reader.route_records()), progress, lambda _: None)
     _print(target, before, told, show_numbers, report, (done, after))

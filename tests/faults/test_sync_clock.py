@@ -34,6 +34,7 @@ from tests.exchange import (
     back,
     correct,
     delta_name,
+    lines,
     notice,
     number_return,
     port,
@@ -484,6 +485,18 @@ async def test_word_given_while_nobody_ran_holds_for_that_jump_alone(workbench: 
         assert sync.clock.refused_seconds == pytest.approx(1200, abs=2)
     finally:
         await sync.close()
+
+
+def test_command_by_hand_takes_the_time_of_the_exchange(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    workbench.snapshot(snapshot_text(BASE))
+    pretend_jump(exchange, 3600)  # the wall clock is an hour ahead of where it should be
+    path = workbench.publish(delta_name(2), lines(notice(ONE, effective_at=at(time.time() - 1800))), 1)
+    done = run_cli("loader.cli", "delta", path, "--config", exchange.config, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "+3600 s from the exchange's" in done.stderr
+    assert json.loads(done.stdout)["pending"] == 1  # by the exchange's clock it is half an hour off
 
 
 def test_exchange_that_starts_anew_ten_times_keeps_one_clock(tmp_path: Path) -> None:
