@@ -6,13 +6,13 @@ When a file is confirmed, applied or refused is `feed_sync`'s business.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from loader.durable import write_whole
 from loader.exchange_metrics import FeedMetrics
 from loader.formats import Step
 from loader.sources import Source
@@ -85,18 +85,7 @@ class AckFolder:
         """Keep it, on disk before this returns; returns its bytes, for the source. Raises OSError."""
         content = msgspec.json.encode(acknowledgement) + b"\n"
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / self.name(data_name)
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self._folder / self.name(data_name), content)
         return content
 
     def read(self, data_name: str) -> Acknowledgement | None:

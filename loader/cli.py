@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from loader.commands import compare, history, keep, load, publish, reconcile, report, sync
+from loader.commands import backup, compare, history, load, publish, reconcile, report, sync
 from lookupd import __version__
 
 
@@ -28,9 +28,9 @@ for command in (
     reconcile.reconcile,
     reconcile.diff,
     compare.compare,
-    keep.backup,
-    keep.restore,
-    keep.repair,
+    backup.backup,
+    backup.restore,
+    backup.repair,
     sync.sync,
     sync.clock,
     report.report,

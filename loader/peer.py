@@ -107,7 +107,7 @@ class Peer:
             inside = block < np.uint64(behind)
             blocks.append(block[inside])
             contents.append(pairs[inside, 1])
-            if more is not None and more <= (int(block[-1]) if len(block) else at):
+            if more is not None and (not len(block) or more <= int(block[-1])):
                 raise self._wrong("digests that go round in a circle")
             at = more
         return np.concatenate(blocks), np.concatenate(contents)

@@ -1,6 +1,6 @@
 """A snapshot's file against the store, read-only: what is missing, what is extra, what differs.
 
-The monthly reconciliation, and what `diff` shows before a load. Writes nothing; mending is for `repair`.
+The monthly reconciliation, and what `diff` shows before a load. Writes nothing; mending is for `corrections`.
 """
 
 from __future__ import annotations

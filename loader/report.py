@@ -23,6 +23,9 @@ from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.units import format_millis, format_time
 
+YEARS = (1971, 2105)
+"""Those that the journal's times can be of, wherever the month is."""
+
 CLOCKED = frozenset({JournalKind.PORT, JournalKind.RETURN, JournalKind.CORRECT, JournalKind.SUPERSEDED})
 
 
@@ -42,9 +45,11 @@ def parse_month(text: str, utc_offset: str = "+00:00") -> Month:
         raise ValueError(f"{utc_offset!r} is no offset from UTC, such as +08:00") from None
     try:
         first = datetime.strptime(text, "%Y-%m").replace(tzinfo=timezone(offset))
+        if not YEARS[0] <= first.year <= YEARS[1]:
+            raise ValueError(text)
         end = (first + timedelta(days=32)).replace(day=1)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no month, such as 2026-11") from None
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no month of the years {YEARS[0]} to {YEARS[1]}, such as 2026-11") from None
     return Month(text, UnixSeconds(int(first.timestamp())), UnixSeconds(int(end.timestamp())))
 
 

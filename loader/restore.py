@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from loader.keep import DATA, BackupManifest, read_data, read_manifest
-from loader.sources.spool import sync_folder
+from loader.backup import DATA, BackupManifest, read_data, read_manifest
+from loader.durable import sync_folder
 from lookupd.errors import FeedError, Stale, StoreError
 from lookupd.limits import WRITER_WAIT_SECONDS
 from lookupd.model import JournalKind, UnixSeconds

@@ -144,7 +144,10 @@ class Sync:
 
     def __init__(self, config: Config, *, clock: SteadyClock | None = None) -> None:
         self.config = config
-        config.spool_path.mkdir(parents=True, exist_ok=True)
+        try:
+            config.spool_path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"sync.spool: {config.spool_path}: {error.strerror}: name another folder") from None
         acceptance_file(clock_file(config)).unlink(missing_ok=True)  # a word for us is for a jump while we run
         self.clock = clock or SteadyClock(clock_file(config), config.limits.clock_step)
         self.metrics = ExchangeMetrics(self.clock.now)

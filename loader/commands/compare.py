@@ -16,7 +16,7 @@ from lookupd.errors import Stale
 
 if TYPE_CHECKING:
     from loader.compare import Compared
-    from loader.repair import Repaired
+    from loader.corrections import Repaired
     from lookupd.store.portable import Row
 
 
@@ -61,7 +61,7 @@ def compare(target: Target, url: str, show_numbers: bool, repair: bool, reason: 
 
 
 def _repair(target: Target, result: Compared, url: str, reason: str) -> Repaired:
-    from loader.repair import repair_from_peer
+    from loader.corrections import repair_from_peer
 
     with open_writer(target) as writer:
         return repair_from_peer(writer, result, url, reason, target.now())

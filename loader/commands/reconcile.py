@@ -16,12 +16,12 @@ from loader.commands.common import EXISTING, Target, on_store, open_writer, pars
 from lookupd.errors import FeedError, Stale
 
 if TYPE_CHECKING:
+    from loader.corrections import Repaired
     from loader.differences import Told
     from loader.files import FeedFile
     from loader.preview import Change, Preview
     from loader.progress import CommandProgress
     from loader.reconcile import Read, Reconciled
-    from loader.repair import Repaired
     from lookupd.store.reader import Reader
 
 REPORT = click.option("--report", type=EXISTING, metavar="FILE.csv", help="Write every difference to this file.")
@@ -79,14 +79,14 @@ def _repair(
     target: Target, found: FeedFile, words: str, progress: CommandProgress, report: Path | None, show_numbers: bool
 ) -> None:
     """Compare, mend, compare again; the exit code is that of the second comparison."""
-    from loader import repair as mending
+    from loader import corrections
     from loader.reconcile import compare
     from lookupd.store import compare as store_compare
 
     with open_writer(target) as writer, writer.reader() as reader:
         read, before, told, parts = _compare(target, reader, found, progress, report, True)
-        mending.refuse_damaged(before.damaged_blocks)
-        done = mending.repair(writer, read, store_compare.joined(parts), words, target.now())
+        corrections.refuse_damaged(before.damaged_blocks)
+        done = corrections.repair(writer, read, store_compare.joined(parts), words, target.now())
         reader.pin()
         after = compare(reader, read.moved_to(reader.route_records()), progress, lambda _: None)
     _print(target, before, told, show_numbers, report, (done, after))

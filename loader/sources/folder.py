@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from loader.durable import CHUNK_BYTES, Part, write_whole
 from loader.sources.place import Listing, changed, check_name, no_answer
-from loader.sources.spool import CHUNK_BYTES, Part, write_whole
 from lookupd.errors import SourceError
 
 Result = TypeVar("Result")

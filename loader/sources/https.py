@@ -17,9 +17,9 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 import yarl
 
+from loader.durable import CHUNK_BYTES, Part
 from loader.sources.listing import LISTING_BYTES_MAX, parse_listing
 from loader.sources.place import check_name, no_answer, one_line
-from loader.sources.spool import CHUNK_BYTES, Part
 from lookupd.errors import SourceError
 
 ETAG_CHARS_MAX = 1024

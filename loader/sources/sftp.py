@@ -14,8 +14,8 @@ from typing import TypeVar, cast
 import asyncssh
 from asyncssh.packet import PacketDecodeError
 
+from loader.durable import CHUNK_BYTES, FILE_BYTES_MAX, Part
 from loader.sources.place import Listing, changed, check_name, no_answer
-from loader.sources.spool import CHUNK_BYTES, FILE_BYTES_MAX, Part
 from loader.sources.ssh import ConnectionLost, Host
 from lookupd.errors import SourceError
 

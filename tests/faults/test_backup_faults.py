@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loader.keep import PART, make_backup, read_manifest
+from loader.backup import PART, make_backup, read_manifest
 from loader.restore import restore
 from lookupd.errors import FeedError, StoreError
 from lookupd.model import FeedPosition, JournalKind, UnixSeconds
@@ -28,6 +27,7 @@ from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
 from tests.conftest import Silent, Workbench, dump, run_cli
 from tests.keeping import make_past
+from tests.small_disk import fill, small_disk
 
 SEED = 20261122
 KILLS = 4
@@ -187,27 +187,10 @@ def test_restore_killed_between_two_renames_is_never_opened_half(
 # -- a full disk -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB in the test's own folder, always unmounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
+@pytest.fixture(name="small_disk")
+def a_small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 16) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Write until so many bytes are left."""
-    filler = disk / "filler"
-    room = os.statvfs(disk)
-    with filler.open("wb", buffering=0) as file:
-        file.write(bytes(room.f_bavail * room.f_frsize - leave))
-    return filler
 
 
 @pytest.mark.parametrize("leave", [0, 200_000, 3_000_000])

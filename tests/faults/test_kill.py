@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
@@ -34,6 +33,7 @@ from lookupd.store.schema import (
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
 from tests.conftest import SNAPSHOT, Workbench, dump, run_cli
+from tests.small_disk import fill, small_disk
 
 TIME = "2026-11-22T10:00:00+08:00"
 SEED = 20261122
@@ -296,27 +296,10 @@ BIG = dict.fromkeys(range(886912000000, 886912000000 + 3000000, 500), "1402")
 BIG_RANGE = [{"kind": "port", "tn": "886934000000", "tn_to": "886934089999", "recipient": "1403"}]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB in the test's own folder, always unmounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
+@pytest.fixture(name="small_disk")
+def a_small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 24) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Write until so many bytes are left."""
-    filler = disk / "filler"
-    room = os.statvfs(disk)
-    with filler.open("wb", buffering=0) as file:
-        file.write(bytes(room.f_bavail * room.f_frsize - leave))
-    return filler
 
 
 def big_delta(workbench: Workbench, sequence: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -20,25 +19,13 @@ from lookupd.store.verify import verify
 from tests.conftest import Workbench, wait_until
 from tests.exchange import Exchange, at, changes_by_place, delta_name, notice, wait_for_ack
 from tests.faults.test_kill import Watch, digest_of, fill, snapshot_text, watched
+from tests.small_disk import small_disk
 
 BASE = dict.fromkeys(range(886912345000, 886912345100), "1402")
 SAMPLE = (886912345000, 886912345050, 886912345099, 886934000000, 886934050000)
 BIG = notice(886934000000, tn_to=886934089999)
 BIG_NUMBERS = dict.fromkeys(range(886934000000, 886934090000), "1403")
 GUARD_OFF = "[limits]\nmoved_free = 1000000\n"
-
-
-@contextmanager
-def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
-    """A file system of its own in the test's folder, always unmounted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from lookupd.config import FeedSettings
 from lookupd.errors import SourceError
 from lookupd.units import Duration
 from tests.conftest import free_port, wait_until
+from tests.small_disk import small_disk
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") or "sshd"
 NAME = "snapshot-main-1.csv"
@@ -561,14 +562,9 @@ async def test_what_is_no_file_is_not_fetched(server: Server, spool: Path) -> No
 
 async def test_full_disk_here_is_not_blamed_on_the_server(server: Server, tmp_path: Path) -> None:
     (server.folder / NAME).write_bytes(CONTENT)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 2) as disk:
         async with used(server.source()) as source:
             with pytest.raises(SourceError, match=r"^spool: .*: No space left on device: .*free space on it"):
                 await source.fetch(NAME, disk / NAME)
             assert content_of(disk) == {}
             assert await source.names() == {NAME}
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loader.corrections import repair
 from loader.files import FeedFile
 from loader.reconcile import Reconciled, compare, read_file
-from loader.repair import repair
 from lookupd.model import UnixSeconds
 from lookupd.store.compare import KINDS, Differences, joined
 from lookupd.store.verify import verify

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from loader.apply import apply_delta
+from loader.backup import Backup, make_backup, read_manifest
 from loader.files import identify
-from loader.keep import Backup, make_backup, read_manifest
 from loader.restore import Restored, restore
 from lookupd.errors import FeedError, Stale, StoreError
 from lookupd.model import TN, JournalKind, UnixSeconds

@@ -218,15 +218,47 @@ def test_report_tells_every_notice_its_times_and_its_margin(workbench: Workbench
 def test_report_of_another_month_is_empty_and_a_bad_month_is_refused(loaded: Workbench) -> None:
     empty = run_cli("loader.cli", "report", "clocks", "--store", loaded.store, "--month", "2001-01", "--json")
     assert json.loads(empty.stdout)["kinds"]["port"]["notices"] == 0
-    for month in ("2026-13", "nov", ""):
+    for month in ("2026-13", "nov", "", "0001-01", "1970-01", "2106-01", "9999-12"):
         bad = run_cli("loader.cli", "report", "clocks", "--store", loaded.store, f"--month={month or 'x'}")
-        assert bad.returncode == 2
+        assert (bad.returncode, "is no month" in bad.stderr) == (2, True)
+    first = ("--month", "0001-01", "--utc-offset", "+14:00")
+    assert "Traceback" not in run_cli("loader.cli", "report", "clocks", "--store", loaded.store, *first).stderr
 
 
 def test_month_begins_at_midnight_of_its_place() -> None:
     month = parse_month("2026-12", "+08:00")
     assert time.strftime("%Y-%m-%dT%H:%M", time.gmtime(month.first)) == "2026-11-30T16:00"
     assert month.end - month.first == 31 * 86_400
+
+
+# -- a spool that cannot be ------------------------------------------------------------------------------
+
+
+def test_spool_that_cannot_be_made_is_a_fault_of_the_configuration(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench, '[sync]\nspool = "/proc/nowhere"')
+    exchange.snapshot()
+    failed = exchange.once()
+    assert (failed.returncode, "sync.spool: /proc/nowhere" in failed.stderr) == (3, True)
+    assert "Traceback" not in failed.stderr
+
+
+def test_spool_that_went_away_is_told_and_made_again_at_the_next_start(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench, f'[sync]\nspool = "{workbench.folder}/spool"')
+    exchange.snapshot()
+    process = exchange.start()
+    try:
+        wait_until(lambda: exchange.acked("snapshot-main-1.csv") == "applied")
+        shutil.rmtree(workbench.folder / "spool" / "main")
+        exchange.delta(2, notice("886912345678"))
+        wait_until(lambda: "see that the folder is there" in exchange.log.read_text())
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert exchange.once().returncode == 0
+    assert exchange.position() == 2
 
 
 # -- after a restore -------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ import zstandard
 from click.testing import CliRunner, Result
 
 from loader.cli import cli
+from loader.corrections import repair
 from loader.files import FeedFile
 from loader.formats.lookupd_columns import parse_rows
 from loader.reconcile import compare, read_file
-from loader.repair import repair
 from lookupd.model import TN, JournalKind, UnixSeconds
 from lookupd.store.compare import joined
 from lookupd.store.writer import Writer

@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from loader.durable import Part
 from loader.sources.backoff import Backoff
 from loader.sources.folder import FolderSource
 from loader.sources.https import HttpsSource
@@ -21,10 +22,10 @@ from loader.sources.listing import parse_listing
 from loader.sources.open import open_source
 from loader.sources.place import NAME_BYTES_MAX, NAMES_MAX, is_plain_name, one_line
 from loader.sources.sftp import SftpSource
-from loader.sources.spool import Part
 from lookupd.config import FeedSettings
 from lookupd.errors import ConfigError, SourceError
 from lookupd.units import Duration
+from tests.small_disk import small_disk
 
 NAME = "snapshot-main-1.csv"
 CONTENT = random.Random(1).randbytes(3_000_000)
@@ -193,7 +194,7 @@ def test_part_longer_than_the_file_starts_anew(spool: Path) -> None:
 
 
 def test_endless_body_is_stopped(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loader.sources.spool.FILE_BYTES_MAX", 10)
+    monkeypatch.setattr("loader.durable.FILE_BYTES_MAX", 10)
     part = Part(spool / NAME)
     part.begin("1")
     part.write(bytes(10))
@@ -218,16 +219,10 @@ def test_missing_spool_is_told_as_ours(spool: Path) -> None:
         Part(spool / "no" / NAME)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A spool of 2 MB, always unmounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
-    try:
+@pytest.fixture(name="small_disk")
+def a_small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 2) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 async def test_full_disk_is_told_before_it_is_full(feed: Path, small_disk: Path) -> None:

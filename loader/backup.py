@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 import msgspec
 import zstandard
 
+from loader.durable import sync_folder
 from loader.files import ZSTD_INPUT_BYTES
-from loader.sources.spool import sync_folder
 from lookupd import __version__
 from lookupd.errors import FeedError, StoreError
 from lookupd.limits import MANIFEST_BYTES_MAX, PARSE_CHUNK_BYTES

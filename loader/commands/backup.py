@@ -49,7 +49,7 @@ def backup(target: Target, out: Path, compress: bool, keep: int | None, even_dam
     \b
     Example: lookupd-loader backup --out /var/backups/lookupd --keep 7 --config /etc/lookupd/a.toml
     """
-    from loader.keep import make_backup
+    from loader.backup import make_backup
     from loader.progress import CommandProgress
     from lookupd.store.reader import Reader
 
