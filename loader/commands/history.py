@@ -96,7 +96,7 @@ def show(
 def _read_number(target: Target, number: str) -> TN:
     tn = target.plan.read_text(number)
     if tn is None:
-        raise click.UsageError(f"{number!r} is no number in the plan of +{target.plan.country_code}")
+        raise click.UsageError(f"{number[:40]!r} is no number in the plan of +{target.plan.country_code}")
     return tn
 
 

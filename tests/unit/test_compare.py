@@ -335,6 +335,7 @@ def test_hostile_state_gives_a_clear_error(answer: bytes, reason: str) -> None:
         (pairs(9, 1, 5, 1), "", "not in order"),
         (pairs(0, 1), "Lookupd-Next: 0\r\n", "in a circle"),
         (b"", "Lookupd-Next: 0\r\n", "in a circle"),
+        (b"", "Lookupd-Next: 7\r\n", "in a circle"),
         (pairs(0, 1), "Lookupd-Next: x\r\n", "bad Lookupd-Next"),
     ],
 )
