@@ -1,0 +1,36 @@
+//! Every bound, under the name it has in `lookupd/limits.py`, where its reason stands.
+
+/// ITU-T E.164 section 6.2.1.
+pub const E164_DIGITS_MAX: usize = 15;
+/// The shortest number that can be ported.
+pub const TN_DIGITS_MIN: usize = 5;
+/// Characters of a number as a person or a switch writes it.
+pub const NUMBER_CHARS_MAX: usize = 40;
+/// A block's entry has 15 bits for the route.
+pub const ROUTES_MAX: usize = 0x7FFF;
+/// Named databases that an environment may have.
+pub const STORE_DATABASES_MAX: u32 = 16;
+/// Reader slots in the lock file.
+pub const STORE_READERS_MAX: u32 = 1024;
+/// The largest UDP payload over IPv4.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// Digits in a `pdb` query that are looked at.
+pub const PDB_DIGITS_MAX: usize = 32;
+/// What a `pdb` length byte can say.
+pub const PDB_MESSAGE_BYTES_MAX: usize = 255;
+/// Bytes of a `pdb` datagram that are read.
+pub const PDB_DATAGRAM_BYTES_MAX: usize = 1024;
+/// A `pdb` answer that would leave later than this after its question arrived is not sent.
+pub const PDB_LATE_NS: u64 = 30_000_000;
+/// An `npq` answer over UDP.
+pub const NPQ_DATAGRAM_ANSWER_BYTES_MAX: usize = 1232;
+/// Numbers in one batch query.
+pub const NPQ_NUMBERS_MAX: usize = 1000;
+/// An `npq` frame over TCP.
+pub const NPQ_FRAME_BYTES_MAX: usize = 262_144;
+/// Characters of a network code.
+pub const NETWORK_CODE_CHARS_MAX: usize = 8;
+/// Hex digits of a routing number.
+pub const ROUTING_NUMBER_CHARS_MAX: usize = 15;
+/// Bytes of a snapshot's row.
+pub const SNAPSHOT_LINE_BYTES_MAX: usize = 256;

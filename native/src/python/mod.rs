@@ -1,0 +1,14 @@
+//! The module `lookupd._native`: what Python may call. Nothing is decided here.
+
+use pyo3::prelude::*;
+
+/// The native engine of lookupd.
+#[pymodule(gil_used = true)]
+mod _native {
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("VERSION", env!("CARGO_PKG_VERSION"))
+    }
+}
