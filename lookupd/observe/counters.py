@@ -26,6 +26,14 @@ class QueryCounters:
         self.refused = [0] * len(REFUSE_REASONS)
         self.dropped = [0] * len(DROP_REASONS)
 
+    def add(self, received: int, odd: int, answered: list[int], refused: list[int], dropped: list[int]) -> None:
+        """Count what was counted elsewhere."""
+        self.received += received
+        self.odd += odd
+        for sums, more in ((self.answered, answered), (self.refused, refused), (self.dropped, dropped)):
+            for at, count in enumerate(more):
+                sums[at] += count
+
     def balance(self) -> int:
         """0 as long as every query received is accounted for."""
         return self.received - sum(self.answered) - sum(self.refused) - sum(self.dropped)

@@ -64,6 +64,14 @@ class UdpListener:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_batch)
 
+    def use_access(self, access: Access) -> None:
+        """A new clients list."""
+        self.access = access
+
+    def failure(self) -> str | None:
+        """What goes wrong here ends the event loop."""
+        return None
+
     @property
     def port(self) -> int:
         """Where it listens."""
@@ -146,7 +154,7 @@ class UdpListener:
                 self._sock.sendto(reply, peer)
             self._run_max = 1  # only now: a peer that cannot be reached at all says nothing about the kernel
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Answer what has arrived, then close the socket."""
         self.read_batch()
         self._loop.remove_reader(self._sock)
