@@ -60,7 +60,7 @@ class Metrics(Collector):
 
     def __init__(self, engine: Engine, engine_name: str) -> None:
         self._engine = engine
-        self._engine_name = engine_name
+        self.engine_name = engine_name
         self._queries: dict[tuple[str, str], QueryCounters] = {}
         self._native: dict[tuple[str, str], list[NativeSource]] = {}
         self._native_service: NativeService | None = None
@@ -117,7 +117,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
         yield InfoMetricFamily("lookupd_build", "Version of the daemon.", {"version": __version__})
-        yield InfoMetricFamily("lookupd_engine", "Engine that serves UDP.", {"engine": self._engine_name})
+        yield InfoMetricFamily("lookupd_engine", "Engine that serves UDP.", {"engine": self.engine_name})
         yield GaugeMetricFamily("lookupd_ready", "1 if queries are answered from data.", float(self.ready))
         yield from self._collect_queries()
         yield from self._collect_latency()

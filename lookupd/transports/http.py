@@ -125,6 +125,7 @@ class HttpListener:
 
     async def _get_readyz(self, _: web.Request) -> web.Response:
         reason = self._readiness()
+        told = {ENGINE_HEADER: self._metrics.engine_name}
         if reason is None:
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"not ready: {reason}\n", headers={"Retry-After": "1"})
+            return web.Response(text="ready\n", headers=told)
+        return web.Response(status=503, text=f"not ready: {reason}\n", headers=told | {"Retry-After": "1"})

@@ -110,7 +110,7 @@ impl<'e> Found<'e> {
 /// Resolves numbers batch by batch: `begin`, then look-ups, whose answers come from one state. Of one thread.
 pub struct Engine {
     service: Arc<Service>,
-    terms: Cache<Arc<ServiceTerms>, Arc<Terms>>,
+    terms: Cache<ServiceTerms, Arc<Terms>>,
     plan: Arc<Plan>,
     clients: Arc<Clients>,
     usage: Arc<Usage>,
@@ -138,7 +138,7 @@ impl Engine {
     pub fn new(service: Arc<Service>) -> Engine {
         let terms = service.terms();
         Engine {
-            terms: Cache::new(Arc::new(ServiceTerms(Arc::clone(&service)))),
+            terms: Cache::new(ServiceTerms(Arc::clone(&service))),
             service,
             plan: Arc::clone(&terms.plan),
             clients: Arc::clone(&terms.clients),

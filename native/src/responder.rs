@@ -54,14 +54,29 @@ pub enum Silence {
 /// What a reply says, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// One number's answer. `odd`: in spite of a fault.
-    Answer { outcome: Outcome, odd: bool },
+    /// One number's answer.
+    Answer {
+        /// Its outcome.
+        outcome: Outcome,
+        /// Whether it is given in spite of a fault.
+        odd: bool,
+    },
     /// One number, over its client's rate.
     Refusal,
-    /// Several numbers' answers by outcome, and how many more did not fit.
-    Answers { by_outcome: [u16; OUTCOMES], left_out: u16 },
-    /// Several numbers over the rate, and how many more did not fit.
-    Refusals { numbers: u16, left_out: u16 },
+    /// Several numbers' answers.
+    Answers {
+        /// How many of each outcome.
+        by_outcome: [u16; OUTCOMES],
+        /// How many more did not fit.
+        left_out: u16,
+    },
+    /// Several numbers, over the rate.
+    Refusals {
+        /// How many are in the reply.
+        numbers: u16,
+        /// How many more did not fit.
+        left_out: u16,
+    },
     /// An error message to something that was dropped.
     Fault(Drop),
 }
@@ -256,7 +271,7 @@ impl Dialect for Npq {
         };
         let numbers = match &query.numbers {
             npq::Numbers::One(_) => 1,
-            npq::Numbers::Many(many) => many.len() as u64,
+            npq::Numbers::Many(many) => many.count as u64,
         };
         if client.is_limited() && !client.take(numbers, now_ns) {
             return Ok(NpqQuestion::OverRate(query));
@@ -292,7 +307,7 @@ impl Dialect for Npq {
                     npq::encode_one(query, &engine.refuse(), out);
                     Told::Refusal
                 }
-                npq::Numbers::Many(many) => self.reply_many(query, &vec![engine.refuse(); many.len()], out),
+                npq::Numbers::Many(many) => self.reply_many(query, &vec![engine.refuse(); many.count], out),
             },
             NpqQuestion::Fault(fault) => {
                 match *fault {
@@ -327,7 +342,7 @@ fn digits_of(number: &npq::Number<'_>, engine: &Engine) -> Option<Digits> {
 
 /// The answers of a batch query, all of one state, a few blocks ahead of the one that is read.
 fn resolve_all<'e>(many: &npq::Many<'_>, engine: &'e Engine) -> Vec<Answer<'e>> {
-    let mut answers = Vec::with_capacity(many.len());
+    let mut answers = Vec::with_capacity(many.count);
     let mut ahead = Vec::with_capacity(NUMBERS_AHEAD);
     for number in many.iter() {
         ahead.push(engine.locate(digits_of(&number, engine)));

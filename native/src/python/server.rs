@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::codecs::{PyClients, PyPlan};
+use super::codecs::{Clients as PyClients, Plan as PyPlan};
 use super::store::PyEnvironment;
 use crate::counters::{Counts, Usage, UsageCells};
 use crate::engine::{Engine, Service, Terms};
@@ -15,7 +15,7 @@ use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
 use crate::responder::{Dialect, Npq, Pdb, Tally, respond};
 use crate::udp::server::Server;
-use crate::udp::sys::adopt;
+use crate::udp::sys::duplicate;
 
 /// What is answered, from which data and to whom; shared by listeners and responders.
 #[pyclass(name = "Service", module = "lookupd._native", frozen)]
@@ -125,7 +125,7 @@ impl PyUdpServer {
         legacy: bool,
         unmapped_carrier_id: u16,
     ) -> PyResult<PyUdpServer> {
-        let owned = sockets.into_iter().map(adopt).collect::<Result<Vec<_>, _>>()?;
+        let owned = sockets.into_iter().map(duplicate).collect::<Result<Vec<_>, _>>()?;
         let name = format!("udp-{dialect}");
         let server = match AnyDialect::new(
             dialect,

@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::access::Clients;
 use crate::counters::{Counters, Usage};
 use crate::engine::{Engine, Located, Service};
-use crate::limits::DATAGRAM_BYTES_MAX;
 use crate::model::Drop;
 use crate::responder::{Dialect, Silence, Tally, Told};
 use crate::udp::server::Shared;
-use crate::udp::sys::{Destination, Inbox, Outbox, Peer, Received, now_monotonic_ns, now_realtime_ns};
+use crate::udp::sys::{Destination, Inbox, Outbox, Peer, Received, SLOT_BYTES, now_monotonic_ns, now_realtime_ns};
 
 /// Datagrams, or with GRO trains of datagrams, read in one system call.
 const SLOTS: usize = 32;
@@ -103,9 +102,9 @@ impl<D: Dialect> Worker<D> {
             socket,
             dialect,
             engine: Engine::new(service),
-            inbox: Inbox::new(SLOTS, DATAGRAM_BYTES_MAX + 1),
+            inbox: Inbox::new(SLOTS, SLOT_BYTES),
             replies: Replies {
-                outbox: Outbox::new(QUESTIONS_AHEAD),
+                outbox: Outbox::new(true),
                 told: Vec::with_capacity(QUESTIONS_AHEAD),
                 bytes: Vec::with_capacity(2048),
                 tally: Tally::default(),
@@ -167,7 +166,7 @@ impl<D: Dialect> Worker<D> {
         for received in (0..count).map(|at| inbox.get(at)) {
             let client = sources.find(engine.clients(), received.peer.ip());
             let late = D::LATE_NS != 0 && is_late::<D>(&received, real_now, fresh);
-            for message in messages(&received) {
+            for message in received.datagrams() {
                 let Some(client) = client else {
                     replies.tally.refuse_unknown();
                     continue;
@@ -209,15 +208,6 @@ fn is_late<D: Dialect>(received: &Received<'_>, real_now: u64, fresh: bool) -> b
         0 => !fresh,
         arrived => real_now.saturating_sub(arrived) > D::LATE_NS,
     }
-}
-
-/// The datagrams of a train, or the one that came alone.
-fn messages<'r>(received: &Received<'r>) -> impl Iterator<Item = &'r [u8]> + use<'r> {
-    let bytes = received.bytes;
-    let segment = if received.segment == 0 { bytes.len() } else { received.segment };
-    // A datagram without a byte is one all the same.
-    let alone = bytes.is_empty().then_some(bytes);
-    bytes.chunks(segment.max(1)).chain(alone)
 }
 
 impl Replies {

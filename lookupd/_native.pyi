@@ -1,0 +1,81 @@
+# -- serving ---------------------------------------------------------------------------------------------
+
+class Service:
+    """What is answered, from which data and to whom; shared by listeners and responders."""
+
+    def __init__(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None: ...
+    def use_terms(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None:
+        """Other terms, from the next batch on; counts by client begin anew when the clients are others."""
+
+    def damaged_blocks(self, serial: int) -> list[int]:
+        """Blocks that look-ups found damaged in the state of this serial."""
+
+    def usage(self) -> list[list[list[int]]]:
+        """By client, then dialect (npq, pdb): answered by outcome, refused, not answered."""
+
+class Counts:
+    """Counts of a listener. latency: by outcome, answers by bucket; bucket i holds what took at most 2^i us, the
+    last one what took longer. latency_ns: by outcome, of all its answers."""
+
+    received: int
+    odd: int
+    unreadable: int
+    answered: list[int]
+    refused: list[int]
+    dropped: list[int]
+    latency: list[list[int]]
+    latency_ns: list[int]
+
+class UdpServer:
+    """The workers of one UDP listener: they serve from the moment it is made."""
+
+    def __init__(
+        self,
+        service: Service,
+        dialect: str,
+        sockets: list[int],
+        *,
+        legacy: bool = True,
+        unmapped_carrier_id: int = 1000,
+    ) -> None:
+        """sockets: descriptors of bound sockets, one a worker; duplicated, the caller closes its own."""
+
+    def stop(self) -> None:
+        """Answer what has arrived, then end the workers."""
+
+    def counts(self) -> Counts:
+        """Of all workers together."""
+
+    def failure(self) -> str | None:
+        """Why a worker cannot serve any more; None as long as all can."""
+
+    def offloads(self) -> tuple[bool, bool]:
+        """Whether datagrams are joined on receipt (GRO), and replies on sending (GSO)."""
+
+class Responder:
+    """Answers messages that Python hands in. Of one state from `begin` to `begin`."""
+
+    def __init__(
+        self,
+        service: Service,
+        dialect: str,
+        *,
+        answer_bytes_max: int,
+        tells_errors: bool,
+        legacy: bool = True,
+        unmapped_carrier_id: int = 1000,
+    ) -> None: ...
+    def begin(self, now: int) -> None:
+        """Take over the newest terms and pin the newest state. now: Unix seconds."""
+
+    def rest(self) -> None:
+        """Hold no state until the next `begin`."""
+
+    def respond(self, message: bytes, client: int, now_ns: int) -> bytes | None:
+        """The reply to one message, None for silence. client: its place in the clients list."""
+
+    def respond_many(self, messages: list[bytes], client: int, now_ns: int) -> list[bytes | None]:
+        """The replies to many messages of one client."""
+
+    def counts(self) -> Counts:
+        """Of all messages so far."""
