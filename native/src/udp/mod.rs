@@ -1,1 +1,3 @@
-//! udp
+//! Datagrams in and out of the sockets that Python made.
+
+pub mod sys;
