@@ -1,11 +1,16 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
+pub mod store;
+
 use pyo3::prelude::*;
 
 /// The native engine of lookupd.
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::*;
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::store::{PyCursor, PyDatabase, PyEnvironment, PyTransaction};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
