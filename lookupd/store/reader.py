@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import lmdb
 import msgspec
@@ -18,6 +18,7 @@ import xxhash
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, UnixSeconds
 from lookupd.store import journal
+from lookupd.store.native import as_native, open_native
 from lookupd.store.schema import (
     BLOCK_BYTES,
     BLOCK_KEY,
@@ -49,7 +50,16 @@ from lookupd.store.schema import (
 )
 from lookupd.store.waiting import Waiting, waiting
 
+if TYPE_CHECKING:
+    from lookupd import _native
+
 DEFAULT_MAP_SIZE = 64 * 1024**3
+
+
+def _open(path: Path, map_size: int, native: bool) -> lmdb.Environment:
+    if native:
+        return open_native(path, map_size=map_size)
+    return open_environment(path, map_size=map_size, readonly=True)
 
 
 class Reader:
@@ -59,17 +69,24 @@ class Reader:
     """
 
     def __init__(
-        self, path: Path, *, map_size: int = DEFAULT_MAP_SIZE, environment: lmdb.Environment | None = None
+        self,
+        path: Path,
+        *,
+        map_size: int = DEFAULT_MAP_SIZE,
+        environment: lmdb.Environment | None = None,
+        native: bool = False,
     ) -> None:
         """Open the store at `path`. Raises StoreError when it is missing or not one of ours.
 
         environment: the writer's, borrowed, when writer and reader live in one process (LMDB must not open
         a store twice in a process); otherwise one of our own.
+        native: whether ours is the native engine's, shared with its workers; LMDB must then be opened no other way.
         """
         self.path = path
         self._owns_environment = environment is None
         self._file = file_identity(path)  # before it is opened: replaced in between, it is opened once more at worst
-        self._environment = environment or open_environment(path, map_size=map_size, readonly=True)
+        self._native = native and environment is None
+        self._environment = environment or _open(path, map_size, native)
         try:
             self._handles = open_databases(self._environment, create=False)
             self._environment.reader_check()
@@ -343,6 +360,11 @@ class Reader:
         """Of the databases, by name."""
         return self._handles
 
+    @property
+    def native(self) -> _native.Environment | None:
+        """The native engine's environment, for its workers; None when LMDB was opened by py-lmdb."""
+        return as_native(self._environment) if self._native else None
+
     def flush(self) -> None:
         """A reader has nothing to write."""
 
@@ -373,7 +395,13 @@ class Reader:
             raise StoreError(f"{self.path}: cannot copy the store: {error}") from None
 
     def warm(self) -> int:
-        """Read every block and check it, so that no call waits for a page; returns how many are damaged."""
+        """Read every block and check it, so that no call waits for a page; returns how many are damaged.
+
+        The native environment reads all other databases too, without the interpreter's lock.
+        """
+        if self._native:
+            self.damaged = set(as_native(self._environment).warm()[1])
+            return len(self.damaged)
         self.damaged = {block for block, value in self.blocks() if not block_is_sound(block, value)}
         return len(self.damaged)
 

@@ -43,6 +43,8 @@ pub const BAD_TRANSACTION: i32 = ffi::MDB_BAD_TXN;
 pub const CORRUPTED: i32 = ffi::MDB_CORRUPTED;
 /// LMDB found a reference to a page that the file does not have.
 pub const PAGE_NOT_FOUND: i32 = ffi::MDB_PAGE_NOTFOUND;
+/// A key of no bytes, or of too many.
+pub const BAD_VALUE_SIZE: i32 = ffi::MDB_BAD_VALSIZE;
 /// Every reader's slot is taken.
 pub const READERS_FULL: i32 = ffi::MDB_READERS_FULL;
 const LOST: &str = "its map was lost while it grew: start the process again";
@@ -230,6 +232,11 @@ impl Handle {
     /// Whether transactions are asked to let go, so that the larger map can be taken.
     pub fn is_growing(&self) -> bool {
         self.growing.load(SeqCst)
+    }
+
+    /// Take the writer's larger map, if that is wished for and nobody reads.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        if self.is_growing() { self.grow(self.maps.load(SeqCst)) } else { Ok(()) }
     }
 
     /// Take the writer's larger map if nobody reads; who calls has lowered its own flag.
@@ -613,7 +620,8 @@ pub fn prefetch(bytes: &[u8]) {
 }
 
 const NOTHING: MDB_val = MDB_val { mv_size: 0, mv_data: ptr::null_mut() };
-const MAIN: Database = Database(1);
+/// The environment's own, which holds the names of the others.
+pub const MAIN: Database = Database(1);
 const NO_STAT: MDB_stat =
     MDB_stat { ms_psize: 0, ms_depth: 0, ms_branch_pages: 0, ms_leaf_pages: 0, ms_overflow_pages: 0, ms_entries: 0 };
 

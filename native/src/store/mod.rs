@@ -9,8 +9,9 @@ mod reader;
 
 use std::ffi::CStr;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use layout::{Damaged, RESTRICTED, ROUTE_MASK, State, Tables};
 pub use reader::{Block, Reader, Warmed};
@@ -75,19 +76,34 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Open the store at `path`. Fails when it is missing, cut short, or of another format.
+    /// Open the store at `path`, or share it if this process has it open: LMDB must not open a store twice.
     ///
-    /// `map_size`: bytes of address space, not of disk.
+    /// `map_size`: bytes of address space, not of disk. Fails when it is missing, cut short, or of another format.
     pub fn open(path: &Path, map_size: usize) -> Result<Arc<Environment>, StoreError> {
-        refuse_missing(path)?;
+        let identity = identity(path).ok_or_else(|| missing(path))?;
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.retain(|(_, environment)| environment.strong_count() > 0);
+        let known = opened.iter().find(|(known, _)| *known == identity);
+        if let Some(shared) = known.and_then(|(_, environment)| environment.upgrade()) {
+            return Ok(shared);
+        }
+        let environment = Arc::new(Self::open_alone(path, map_size)?);
+        opened.push((identity, Arc::downgrade(&environment)));
+        Ok(environment)
+    }
+
+    fn open_alone(path: &Path, map_size: usize) -> Result<Environment, StoreError> {
+        let before = identity(path);
         refuse_truncated(path)?;
-        let opened = Handle::open(path, map_size);
-        let handle = opened.map_err(|error| error.about(path, "cannot open the store: ", ""))?;
+        let handle = Handle::open(path, map_size).map_err(|error| error.about(path, "cannot open the store: ", ""))?;
+        if identity(path) != before {
+            return Err(StoreError::ours("the store was replaced while it was opened: try again").about(path, "", ""));
+        }
         let not_ours = |error: StoreError| error.about(path, "not a store of ours: ", "");
         let [meta] = handle.open_databases([c"meta"]).map_err(not_ours)?;
         refuse_other_format(&handle, meta, path)?;
         let databases = handle.open_databases(DATABASES).map_err(not_ours)?;
-        Ok(Arc::new(Environment { handle, databases, tables: Mutex::default() }))
+        Ok(Environment { handle, databases, tables: Mutex::default() })
     }
 
     /// Where it lies.
@@ -118,17 +134,25 @@ impl Environment {
         self.databases.get(index).copied()
     }
 
-    fn tables(&self) -> std::sync::MutexGuard<'_, Arc<Tables>> {
+    fn tables(&self) -> MutexGuard<'_, Arc<Tables>> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn refuse_missing(path: &Path) -> Result<(), StoreError> {
-    if path.join("data.mdb").is_file() {
-        return Ok(());
-    }
-    let way_out = "no store here: load a snapshot with lookupd-loader first";
-    Err(StoreError::ours(way_out).about(path, "", ""))
+/// Device and inode of a store's data file.
+type Identity = (u64, u64);
+
+/// What this process has open. A second environment on the same files would drop the first one's locks when it is
+/// closed, and the writer would take our readers for dead.
+static OPENED: Mutex<Vec<(Identity, Weak<Environment>)>> = Mutex::new(Vec::new());
+
+fn identity(path: &Path) -> Option<Identity> {
+    let found = path.join("data.mdb").metadata().ok().filter(std::fs::Metadata::is_file)?;
+    Some((found.dev(), found.ino()))
+}
+
+fn missing(path: &Path) -> StoreError {
+    StoreError::ours("no store here: load a snapshot with lookupd-loader first").about(path, "", "")
 }
 
 /// A data file that was cut short must not be mapped: reading past its end kills the process. The writer notes its
