@@ -3,51 +3,75 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
+from typing import Protocol
 
 from lookupd.config import ClientSettings
 from lookupd.limits import SOURCES_CACHED_MAX
 
+SECOND_NS = 1_000_000_000
 
-class Client:
-    """One entry of the clients list, with its allowance.
 
-    The allowance is a bucket of one second's queries that fills steadily.
+class Bucket(Protocol):
+    """One client's allowance."""
+
+    def take(self, queries: int, now_ns: int) -> bool:
+        """Whether so many queries are within the allowance; they are taken from it if so."""
+        ...
+
+
+class RateBucket:
+    """One second's queries, filled steadily; kept as the moment at which it is full again.
+
+    More queries at once than one second's allowance need a full bucket, and leave it in debt. Whole nanoseconds, so
+    that the native engine's bucket allows exactly the same.
     """
 
-    __slots__ = ("_filled_at", "_left", "account", "name", "peer", "queries_per_second")
+    __slots__ = ("_full_at_ns", "_rate")
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, queries_per_second: int) -> None:
+        self._rate = queries_per_second
+        self._full_at_ns = 0
+
+    def take(self, queries: int, now_ns: int) -> bool:
+        """See Bucket. now_ns: of a clock that only grows."""
+        missing_ns = max(self._full_at_ns - now_ns, 0)
+        if missing_ns + min(queries, self._rate) * SECOND_NS // self._rate > SECOND_NS:
+            return False
+        self._full_at_ns = now_ns + missing_ns + queries * SECOND_NS // self._rate
+        return True
+
+
+class Client:
+    """One entry of the clients list. at: its place there."""
+
+    __slots__ = ("_take", "account", "at", "name", "peer", "queries_per_second")
+
+    def __init__(self, settings: ClientSettings, at: int = 0, bucket: Bucket | None = None) -> None:
+        """bucket: its allowance, where that is kept elsewhere."""
         self.name = settings.name
         self.account = settings.account
         self.peer = settings.peer
+        self.at = at
         self.queries_per_second = settings.queries_per_second
-        self._left = float(settings.queries_per_second)
-        self._filled_at = 0.0
+        if bucket is None and settings.queries_per_second:
+            bucket = RateBucket(settings.queries_per_second)
+        self._take = bucket.take if bucket is not None and settings.queries_per_second else None
 
-    def take(self, queries: int, now: float) -> bool:
-        """Whether so many queries are within the allowance; they are taken from it if so.
-
-        now: seconds of a clock that only grows. More queries at once than one second's allowance need a
-        full bucket, and leave it in debt.
-        """
-        if not self.queries_per_second:
-            return True
-        passed = now - self._filled_at
-        self._filled_at = now
-        self._left = min(self._left + passed * self.queries_per_second, float(self.queries_per_second))
-        if self._left < min(queries, self.queries_per_second):
-            return False
-        self._left -= queries
-        return True
+    def take(self, queries: int, now_ns: int) -> bool:
+        """Whether so many queries are within the allowance; they are taken from it if so."""
+        return self._take is None or self._take(queries, now_ns)
 
 
 class Access:
     """Finds the client of a source address. The first entry of the list that holds the address wins."""
 
-    def __init__(self, clients: tuple[ClientSettings, ...]) -> None:
+    def __init__(self, clients: tuple[ClientSettings, ...], buckets: Sequence[Bucket] | None = None) -> None:
+        """buckets: the clients' allowances, where they are kept elsewhere."""
+        self.clients = [Client(settings, at, buckets[at] if buckets else None) for at, settings in enumerate(clients)]
         self._entries = [
-            (ipaddress.ip_network(source), client)
-            for client, settings in ((Client(settings), settings) for settings in clients)
+            (ipaddress.ip_network(source), self.clients[at])
+            for at, settings in enumerate(clients)
             for source in settings.sources
         ]
         self._found: dict[str, Client | None] = {}
@@ -66,3 +90,4 @@ class Access:
         client = next((client for network, client in self._entries if address in network), None)
         self._found[host] = client
         return client
+

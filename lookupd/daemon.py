@@ -246,7 +246,7 @@ class Daemon:
                 self.metrics.connections(dialect),
             )
         else:
-            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers)
+            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers, self.path.name)
         await listener.start()
         return listener
 

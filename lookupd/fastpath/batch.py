@@ -29,8 +29,8 @@ class Responder(Protocol):
     message_bytes_max: int
     """Bytes of a datagram that are looked at; whatever lies behind them changes no answer."""
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
-        """The reply to one message, None for silence. now: seconds of a clock that only grows.
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+        """The reply to one message, None for silence. now_ns: of a clock that only grows.
 
         The engine's batch has begun. Raises nothing: any bytes are answered or counted as dropped.
         """
@@ -88,11 +88,11 @@ class PdbResponder(_Tallies):
         self._legacy = legacy
         self._unmapped = unmapped_carrier_id
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
         """See Responder."""
         counters = self.counters
         counters.received += 1
-        if client.queries_per_second and not client.take(1, now):
+        if client.queries_per_second and not client.take(1, now_ns):
             counters.refused[RATE] += 1
             return None
         try:
@@ -126,7 +126,7 @@ class NpqResponder(_Tallies):
         self._bytes_max = answer_bytes_max
         self._tells_errors = tells_errors
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
         """See Responder. A query over the client's rate is answered `refused`, number by number."""
         counters = self.counters
         counters.received += 1
@@ -134,12 +134,12 @@ class NpqResponder(_Tallies):
             query = npq.decode_query(message)
         except ProtocolError as error:
             counters.dropped[DROP[error.reason]] += 1
-            within_rate = not client.queries_per_second or client.take(1, now)
+            within_rate = not client.queries_per_second or client.take(1, now_ns)
             return self._error(error) if within_rate or self._tells_errors else None
         if isinstance(query.numbers, list):
-            return self._respond_many(query, client, now)
+            return self._respond_many(query, client, now_ns)
         number = query.numbers if isinstance(query.numbers, str) else str(query.numbers)
-        if client.queries_per_second and not client.take(1, now):
+        if client.queries_per_second and not client.take(1, now_ns):
             counters.refused[RATE] += 1
             self._unsettled.append(1)
             return npq.encode_one(query, self._engine.refuse(number))
@@ -148,10 +148,10 @@ class NpqResponder(_Tallies):
         self._unsettled.append(_ANSWERED[answer.outcome])
         return npq.encode_one(query, answer)
 
-    def _respond_many(self, query: npq.NpqQuery, client: Client, now: float) -> bytes:
+    def _respond_many(self, query: npq.NpqQuery, client: Client, now_ns: int) -> bytes:
         counters, numbers = self.counters, npq.numbers_of(query)
         counters.received += len(numbers) - 1
-        allowed = not client.queries_per_second or client.take(len(numbers), now)
+        allowed = not client.queries_per_second or client.take(len(numbers), now_ns)
         resolve = self._engine.resolve if allowed else self._engine.refuse
         answers = [resolve(number) for number in numbers]
         reply, held = npq.encode_answer(query, answers, self._bytes_max)

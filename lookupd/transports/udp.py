@@ -84,7 +84,7 @@ class UdpListener:
         responder, find_client, clock = self._responder, self.access.find, time.monotonic_ns
         bytes_max = responder.message_bytes_max
         self._begin_batch()
-        now = time.monotonic()
+        now_ns = clock()
         ancillary, run = _NO_ANCILLARY, self._run
         for _ in range(DATAGRAMS_PER_BATCH):
             try:
@@ -106,7 +106,7 @@ class UdpListener:
                 responder.counters.received += 1
                 responder.counters.dropped[LATE] += 1
             else:
-                reply = responder.respond(datagram, client, now)
+                reply = responder.respond(datagram, client, now_ns)
                 if reply is None:
                     continue
                 if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):

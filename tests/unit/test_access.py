@@ -6,6 +6,8 @@ from lookupd.access import Access, Client
 from lookupd.config import ClientSettings
 from lookupd.limits import SOURCES_CACHED_MAX
 
+MS = 1_000_000
+
 
 def test_first_entry_that_holds_the_address_wins() -> None:
     access = Access(
@@ -36,19 +38,19 @@ def test_forged_sources_do_not_fill_the_memory() -> None:
 
 def test_rate_allows_a_second_at_once_and_then_a_steady_stream() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
-    assert sum(client.take(1, 100.0) for _ in range(25)) == 10
-    assert not client.take(1, 100.05)
-    assert client.take(1, 100.2)
-    assert sum(client.take(1, 200.0) for _ in range(25)) == 10
+    assert sum(client.take(1, 100000 * MS) for _ in range(25)) == 10
+    assert not client.take(1, 100050 * MS)
+    assert client.take(1, 100200 * MS)
+    assert sum(client.take(1, 200000 * MS) for _ in range(25)) == 10
 
 
 def test_batch_over_a_seconds_allowance_needs_a_full_bucket_and_leaves_a_debt() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
-    assert client.take(30, 100.0)
-    assert not client.take(1, 101.9)
-    assert client.take(1, 102.2)
+    assert client.take(30, 100000 * MS)
+    assert not client.take(1, 101900 * MS)
+    assert client.take(1, 102200 * MS)
 
 
 def test_no_rate_is_no_limit() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",)))
-    assert all(client.take(1000, 1.0) for _ in range(1000))
+    assert all(client.take(1000, 1000 * MS) for _ in range(1000))
