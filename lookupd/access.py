@@ -90,4 +90,3 @@ class Access:
         client = next((client for network, client in self._entries if address in network), None)
         self._found[host] = client
         return client
-

@@ -290,8 +290,6 @@ class Daemon:
                 raise ConfigError(f"{self.config_path}: [{name}] changed: that needs a restart; nothing was changed")
 
 
-
-
 async def _close(listener: Listener) -> None:
     match listener:
         case TcpListener():
