@@ -29,8 +29,8 @@ class Responder(Protocol):
     message_bytes_max: int
     """Bytes of a datagram that are looked at; whatever lies behind them changes no answer."""
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
-        """The reply to one message, None for silence. now: seconds of a clock that only grows.
+    def respond(self, message: bytes, client: Client, now: int) -> bytes | None:
+        """The reply to one message, None for silence. now: ns of a clock that only grows.
 
         The engine's batch has begun. Raises nothing: any bytes are answered or counted as dropped.
         """
@@ -88,7 +88,7 @@ class PdbResponder(_Tallies):
         self._legacy = legacy
         self._unmapped = unmapped_carrier_id
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now: int) -> bytes | None:
         """See Responder."""
         counters = self.counters
         counters.received += 1
@@ -126,7 +126,7 @@ class NpqResponder(_Tallies):
         self._bytes_max = answer_bytes_max
         self._tells_errors = tells_errors
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now: int) -> bytes | None:
         """See Responder. A query over the client's rate is answered `refused`, number by number."""
         counters = self.counters
         counters.received += 1
@@ -148,7 +148,7 @@ class NpqResponder(_Tallies):
         self._unsettled.append(_ANSWERED[answer.outcome])
         return npq.encode_one(query, answer)
 
-    def _respond_many(self, query: npq.NpqQuery, client: Client, now: float) -> bytes:
+    def _respond_many(self, query: npq.NpqQuery, client: Client, now: int) -> bytes:
         counters, numbers = self.counters, npq.numbers_of(query)
         counters.received += len(numbers) - 1
         allowed = not client.queries_per_second or client.take(len(numbers), now)

@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         """Answer whole frames in lots of FLUSH_BYTES, so that one write carries many answers."""
         received = self._received
         self._listener.begin_batch()
-        now = time.monotonic()
+        now = time.monotonic_ns()
         served = False
         while not self._blocked and not self._closing and (taken := self._serve_lot(now)):
             del received[:taken]
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         if served or not received or self._deadline != FRAME_SECONDS:
             self._wait(FRAME_SECONDS if received else CONNECTION_IDLE_SECONDS)
 
-    def _serve_lot(self, now: float) -> int:
+    def _serve_lot(self, now: int) -> int:
         """Answer whole frames until FLUSH_BYTES of answers are written; returns the bytes of the frames."""
         assert self._client is not None
         assert self._transport is not None

@@ -76,7 +76,7 @@ class UdpListener:
         responder, find_client, clock = self._responder, self.access.find, time.monotonic_ns
         bytes_max = responder.message_bytes_max
         self._begin_batch()
-        now = time.monotonic()
+        now = clock()
         ancillary, run = _NO_ANCILLARY, self._run
         for _ in range(DATAGRAMS_PER_BATCH):
             try:

@@ -161,12 +161,12 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
     bytes_max = limits.NPQ_FRAME_BYTES_MAX if tcp else limits.NPQ_DATAGRAM_ANSWER_BYTES_MAX
     responder = NpqResponder(engine, counters, answer_bytes_max=bytes_max, tells_errors=tcp)
     client = Client(ClientSettings("slow", (), queries_per_second=1 if example.state == "refused" else 0))
-    client.take(1, 1.0)
+    client.take(1, 1_000_000_000)
     with confirmed.reader() as reader:
         engine.reader = None if example.state == "unavailable" else reader
         engine.begin(UnixSeconds(CONFIRMED_AT + AGE_SECONDS))
         messages = frames(example.sent) if tcp else [example.sent]
-        replies = [responder.respond(message, client, 1.0) for message in messages]
+        replies = [responder.respond(message, client, 1_000_000_000) for message in messages]
     if tcp:
         assert example.received is not None
         assert replies == frames(example.received)
