@@ -251,8 +251,8 @@ def replies_of(responder: Responder, messages: list[tuple[bytes, bool]], *, lost
     for message, over_rate in messages:
         received, before = counters.received, [*counters.answered, *counters.refused]
         client = Client(ClientSettings("any", (), queries_per_second=int(over_rate)))
-        client.take(1, 1.0)
-        replies.append(responder.respond(message, client, 1.0))
+        client.take(1, 1_000_000_000)
+        replies.append(responder.respond(message, client, 1_000_000_000))
         assert counters.balance() == 0
         assert counters.received > received
         if replies[-1] is None:
@@ -374,7 +374,7 @@ def test_npq_batch_asked_in_parts_has_the_results_of_its_numbers(
     client = Client(ClientSettings("any", ()))
 
     def ask(question: str | list[str]) -> npq.NpqAnswer:
-        reply = responder.respond(npq.encode_query(1, question, detail), client, 1.0)
+        reply = responder.respond(npq.encode_query(1, question, detail), client, 1_000_000_000)
         assert reply is not None
         return npq.decode_answer(reply)
 

@@ -12,7 +12,7 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::codecs::{Clients, Plan};
+    use super::codecs::{Clients, Plan, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb};
     #[pymodule_export]
     use super::server::{PyCounts, PyResponder, PyService, PyUdpServer};
     #[pymodule_export]
