@@ -1,6 +1,7 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
 pub mod store;
+mod store_reader;
 
 use pyo3::prelude::*;
 
@@ -11,6 +12,8 @@ mod _native {
 
     #[pymodule_export]
     use super::store::{PyCursor, PyDatabase, PyEnvironment, PyTransaction};
+    #[pymodule_export]
+    use super::store_reader::PyReader;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
