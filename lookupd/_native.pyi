@@ -30,8 +30,11 @@ class Environment:
     def warm(self) -> tuple[int, list[int]]:
         """Read every page of the newest state: blocks read, numbers of damaged ones. Without the interpreter's lock."""
 
+    def reader(self) -> Reader:
+        """A reader as the workers have it, for tests and tools. Raises StoreError."""
+
     def close(self) -> None:
-        """End its transactions. The files are closed when the workers and this object have let go of them."""
+        """End its transactions and close the files; when workers or readers have them open, the last closes them."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -75,6 +78,25 @@ class Cursor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+@final
+class Reader:
+    """A worker's reader: pinned states, one after another. For one thread."""
+
+    def pin(self) -> None:
+        """Move to the newest commit. Raises StoreError; nothing can be read until a later pin succeeds."""
+
+    def release(self) -> None:
+        """Let go of the state until the next pin."""
+
+    def state(self) -> tuple[int, int, int, int | None]:
+        """Serial, tables, digest, and when the feed that was confirmed longest ago was."""
+
+    def entry(self, tn: int) -> int | None:
+        """A number's entry; None when its block is damaged. Raises StoreError."""
+
+    def route(self, route_id: int) -> tuple[str, str | None, str, int | None, bool] | None: ...
+    def range_holder(self, digits: str) -> int | None: ...
 
 # -- codecs: python/codecs.rs ----------------------------------------------------------------------------
 

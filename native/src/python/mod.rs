@@ -3,6 +3,7 @@
 mod codecs;
 mod server;
 pub mod store;
+mod store_reader;
 
 use pyo3::pymodule;
 
@@ -17,6 +18,8 @@ mod _native {
     use super::server::{PyCounts, PyResponder, PyService, PyUdpServer};
     #[pymodule_export]
     use super::store::{PyCursor, PyDatabase, PyEnvironment, PyTransaction};
+    #[pymodule_export]
+    use super::store_reader::PyReader;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -13,6 +13,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use super::store_reader::PyReader;
 use crate::store::lmdb::{self, Database, Pair, Stat, Step, Transaction};
 use crate::store::{Environment, StoreError};
 
@@ -120,6 +121,12 @@ impl PyEnvironment {
         self.inner.handle().settle().map_err(|error| lmdb_error(py, &error))
     }
 
+    /// A reader as the workers have it.
+    fn reader(&self, py: Python<'_>) -> PyResult<PyReader> {
+        self.is_open(py)?;
+        PyReader::new(py, &self.inner)
+    }
+
     /// Blocks that were read, and the numbers of damaged ones. Raises `StoreError`.
     fn warm(&self, py: Python<'_>) -> PyResult<(u64, Vec<u64>)> {
         self.is_open(py)?;
@@ -127,13 +134,16 @@ impl PyEnvironment {
         Ok((warmed.blocks, warmed.damaged))
     }
 
-    /// End its transactions. The store is closed when the workers have let go of it too, and this object is gone.
+    /// End its transactions, and close the store, unless workers have it: then with the last of them.
     fn close(&self) {
-        self.closed.store(true, Relaxed);
+        if self.closed.swap(true, Relaxed) {
+            return;
+        }
         let mut transactions = self.transactions.lock().unwrap_or_else(PoisonError::into_inner);
         for shared in transactions.drain(..).filter_map(|shared| shared.upgrade()) {
             shared.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
+        self.inner.close_unshared();
     }
 
     fn __enter__(this: Py<Self>) -> Py<Self> {
@@ -428,11 +438,11 @@ fn lmdb_exception(py: Python<'_>, class: &str, message: &str) -> PyErr {
 }
 
 /// As `lookupd.store` raises it.
-fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
+pub(super) fn store_error(py: Python<'_>, error: &StoreError) -> PyErr {
     exception(py, "lookupd.errors", "StoreError", &error.message)
 }
 
-fn exception(py: Python<'_>, module: &str, class: &str, message: &str) -> PyErr {
+pub(super) fn exception(py: Python<'_>, module: &str, class: &str, message: impl for<'py> IntoPyObject<'py>) -> PyErr {
     let made = py.import(module).and_then(|module| module.getattr(class)).and_then(|class| class.call1((message,)));
     made.map_or_else(|error| error, PyErr::from_value)
 }

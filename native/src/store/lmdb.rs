@@ -47,7 +47,7 @@ pub const PAGE_NOT_FOUND: i32 = ffi::MDB_PAGE_NOTFOUND;
 pub const BAD_VALUE_SIZE: i32 = ffi::MDB_BAD_VALSIZE;
 /// Every reader's slot is taken.
 pub const READERS_FULL: i32 = ffi::MDB_READERS_FULL;
-const LOST: &str = "its map was lost while it grew: start the process again";
+const LOST: &str = "the environment is closed, or lost its map while it grew: open the store again";
 
 /// A named database of one environment; in another environment it is an error, never more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +96,21 @@ pub struct Handle {
     path: PathBuf,
     readings: Mutex<Vec<Arc<Reading>>>,
     growing: AtomicBool,
+    /// Nothing can be read any more; `growing` is set then too.
     lost: AtomicBool,
+    closed: AtomicBool,
     maps: AtomicU64,
 }
 
-// SAFETY: LMDB allows an environment in all threads; the exceptions are closing it (Drop, the last owner) and
-// changing its map (`grow`, under its lock and with every other reader's flag down).
+// SAFETY: LMDB allows an environment in all threads; the exceptions are closing it (`close`: no transaction is left)
+// and changing its map (`grow`: every reader's flag is down), each under the lock of `readings`.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: every transaction holds an Arc of this handle, so none is left.
-        unsafe { ffi::mdb_env_close(self.environment.as_ptr()) }
+        self.close();
     }
 }
 
@@ -129,6 +130,7 @@ impl Handle {
             readings: Mutex::default(),
             growing: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             maps: AtomicU64::new(0),
         };
         let raw = environment.as_ptr();
@@ -170,6 +172,25 @@ impl Handle {
         }
     }
 
+    /// Close it now, if there is no transaction; whoever still has it gets errors. Otherwise the last owner closes it.
+    pub fn close(&self) {
+        let readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !readings.is_empty() || self.closed.load(SeqCst) {
+            return;
+        }
+        self.growing.store(true, SeqCst);
+        self.lost.store(true, SeqCst);
+        self.closed.store(true, SeqCst);
+        // SAFETY: once: `closed` is set under the lock. There is no transaction, and none begins: each is enlisted
+        // under this lock, then meets `growing` and `lost`. All other calls ask `hold_map`, which meets `lost`.
+        unsafe { ffi::mdb_env_close(self.environment.as_ptr()) }
+    }
+
+    /// Whether `close` has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
@@ -177,8 +198,9 @@ impl Handle {
 
     /// Give back the slots of readers that died; returns how many.
     pub fn reader_check(&self) -> Result<u32, StoreError> {
+        let _not_closed = self.hold_map()?;
         let mut dead = 0;
-        // SAFETY: looks at the lock file only, whose map never moves.
+        // SAFETY: looks at the lock file only, whose map stays until it is closed.
         check("mdb_reader_check", unsafe { ffi::mdb_reader_check(self.environment.as_ptr(), &raw mut dead) })?;
         Ok(u32::try_from(dead).unwrap_or(0))
     }

@@ -84,7 +84,8 @@ impl Environment {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         opened.retain(|(_, environment)| environment.strong_count() > 0);
         let known = opened.iter().find(|(known, _)| *known == identity);
-        if let Some(shared) = known.and_then(|(_, environment)| environment.upgrade()) {
+        let known = known.and_then(|(_, environment)| environment.upgrade());
+        if let Some(shared) = known.filter(|shared| !shared.handle.is_closed()) {
             return Ok(shared);
         }
         let environment = Arc::new(Self::open_alone(path, map_size)?);
@@ -126,6 +127,14 @@ impl Environment {
     /// LMDB's side of it, for transactions beside the readers.
     pub fn handle(&self) -> &Arc<Handle> {
         &self.handle
+    }
+
+    /// Close it now if the caller alone has it and no transaction is left; otherwise the last owner does.
+    pub fn close_unshared(self: &Arc<Self>) {
+        let _nobody_opens = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(self) == 1 {
+            self.handle.close();
+        }
     }
 
     /// A database by its name, if it is one of ours.
