@@ -124,6 +124,9 @@ class Clients:
     def __len__(self) -> int:
         """How many clients."""
 
+    def usage(self) -> list[list[list[int]]]:
+        """By client, then by dialect in the order of `counters.DIALECTS`: a `counters.Usage`."""
+
     def find(self, host: str) -> int | None:
         """Which client asks from this address; None if it is on no list. Raises ValueError for no address."""
 
@@ -166,13 +169,10 @@ class Service:
 
     def __init__(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None: ...
     def use_terms(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None:
-        """Other terms, from the next batch on; counts by client begin anew when the clients are others."""
+        """Other terms, from the next batch on."""
 
     def damaged_blocks(self, serial: int) -> list[int]:
         """Blocks that look-ups found damaged in the state of this serial."""
-
-    def usage(self) -> list[list[list[int]]]:
-        """By client, then dialect (npq, pdb): answered by outcome, refused, not answered."""
 
 class Counts:
     """Counts of a listener. latency: by outcome, answers by bucket; bucket i holds what took at most 2^i us, the

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from lookupd.config import ClientSettings
 from lookupd.limits import SOURCES_CACHED_MAX
+from lookupd.observe.counters import DIALECTS, USAGE_RESULTS, Usage
 
 SECOND_NS: Final = 1_000_000_000
 FULL_AT_NS_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -51,9 +52,9 @@ class TakesQueries(Protocol):
 
 
 class Client:
-    """One entry of the clients list, with its allowance. at: its place there."""
+    """One entry of the clients list, with its allowance. at: its place there. usage: its queries, by dialect."""
 
-    __slots__ = ("_bucket", "account", "at", "name", "peer", "queries_per_second")
+    __slots__ = ("_bucket", "account", "at", "name", "peer", "queries_per_second", "usage")
 
     def __init__(self, settings: ClientSettings, bucket: TakesQueries | None = None, at: int = 0) -> None:
         """bucket: of queries_per_second, shared with whoever else answers this client; None = one of its own."""
@@ -62,6 +63,7 @@ class Client:
         self.peer = settings.peer
         self.at = at
         self.queries_per_second = settings.queries_per_second
+        self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in DIALECTS}
         self._bucket = Bucket(settings.queries_per_second) if bucket is None else bucket
 
     def take(self, queries: int, now_ns: int) -> bool:
@@ -84,6 +86,14 @@ class Access:
             for source in settings.sources
         ]
         self._found: dict[str, Client | None] = {}
+
+    def usage(self) -> list[list[Usage]]:
+        """See `counters.ClientUsage`."""
+        return [[client.usage[dialect] for dialect in DIALECTS] for client in self.clients]
+
+    def retire(self) -> None:
+        """Another list is in force: only the counts are still asked for."""
+        self._found.clear()
 
     def find(self, host: str) -> Client | None:
         """The client that asks from this address, None if it is on no list. host: as sockets tell it."""

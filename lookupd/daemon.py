@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lookupd import fastpath
+from lookupd.access import Access
 from lookupd.config import Config, Endpoint, read_config, warnings
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError, LookupdError, StoreError
@@ -45,8 +46,7 @@ class Daemon:
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
-        self.access = self.path.make_access(config.clients)
-        self.path.use_terms(self.access)
+        self.access = self._take_clients(config)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader)
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
@@ -62,6 +62,12 @@ class Daemon:
 
             return NativePath(self.engine, self.metrics, self.config.engine.threads)
         return PythonPath(self.engine, self.metrics, self.begin_batch)
+
+    def _take_clients(self, config: Config) -> Access:
+        access = self.path.make_access(config.clients)
+        self.metrics.watch_clients([client.name for client in config.clients], access)
+        self.path.use_terms(access)
+        return access
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -276,8 +282,8 @@ class Daemon:
         self.config = config
         self.engine.plan = config.read_plan()
         self.engine.stale_after = config.limits.stale_after
-        self.access = self.path.make_access(config.clients)
-        self.path.use_terms(self.access)
+        before, self.access = self.access, self._take_clients(config)
+        before.retire()
         for listener in self.listeners.values():
             listener.use_access(self.access)
         self.metrics.reloads["applied"] += 1

@@ -17,6 +17,7 @@ from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
+from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
 from lookupd.transports.sockets import bind_shared
@@ -133,6 +134,10 @@ class NativeAccess(Access):
     def __init__(self, clients: tuple[ClientSettings, ...]) -> None:
         self.native = _native.Clients([(client.queries_per_second, list(client.sources)) for client in clients])
         super().__init__(clients, [_Bucket(self.native, at) for at in range(len(clients))])
+
+    def usage(self) -> list[list[Usage]]:
+        """See `counters.ClientUsage`."""
+        return self.native.usage()
 
 
 class _Bucket:

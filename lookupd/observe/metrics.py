@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from operator import add
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -20,7 +21,14 @@ from lookupd import __version__
 from lookupd.engine import Engine
 from lookupd.errors import StoreError
 from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
-from lookupd.observe.counters import ConnectionCounters, QueryCounters
+from lookupd.observe.counters import (
+    DIALECTS,
+    USAGE_RESULTS,
+    ClientUsage,
+    ConnectionCounters,
+    QueryCounters,
+    Usage,
+)
 from lookupd.store.reader import Reader
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -64,6 +72,7 @@ class Metrics(Collector):
         self._queries: dict[tuple[str, str], QueryCounters] = {}
         self._native: dict[tuple[str, str], list[NativeSource]] = {}
         self._native_service: NativeService | None = None
+        self._usage: list[tuple[list[str], ClientUsage]] = []
         self._connections: dict[str, ConnectionCounters] = {}
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
@@ -85,6 +94,10 @@ class Metrics(Collector):
     def watch_native(self, service: NativeService) -> None:
         """Tell of the blocks that the native engine found damaged, too."""
         self._native_service = service
+
+    def watch_clients(self, names: list[str], counted: ClientUsage) -> None:
+        """A clients list comes into force; what was counted under earlier ones stays in the sums."""
+        self._usage.append((names, counted))
 
     def queries(self, dialect: str, transport: str) -> QueryCounters:
         """What was counted by now, whoever counted it."""
@@ -121,6 +134,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("lookupd_ready", "1 if queries are answered from data.", float(self.ready))
         yield from self._collect_queries()
         yield from self._collect_latency()
+        yield from self._collect_clients()
         yield from self._collect_connections()
         yield from self._collect_store()
         reloads = CounterMetricFamily("lookupd_config_reloads", "Configuration reloads.", labels=["result"])
@@ -172,6 +186,28 @@ class Metrics(Collector):
                 seconds = sum(counts.latency_ns[outcome] for counts in found) / 1e9
                 reply.add_metric([dialect, transport, outcome.label], buckets, seconds)
         yield reply
+
+    def client_usage(self) -> dict[str, list[Usage]]:
+        """By client's name, then by dialect."""
+        sums: dict[str, list[Usage]] = {}
+        for names, counted in self._usage:
+            for name, by_dialect in zip(names, counted.usage(), strict=True):
+                sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in DIALECTS])
+                for mine, more in zip(sum_, by_dialect, strict=True):
+                    mine[:] = map(add, mine, more)
+        return sums
+
+    def _collect_clients(self) -> Iterator[Metric]:
+        queries = CounterMetricFamily(
+            "lookupd_client_queries",
+            "Queries of a client, by what became of them.",
+            labels=["client", "dialect", "result"],
+        )
+        for name, by_dialect in self.client_usage().items():
+            for dialect, usage in zip(DIALECTS, by_dialect, strict=True):
+                for result, count in zip(USAGE_RESULTS, usage, strict=True):
+                    queries.add_metric([name, dialect, result], count)
+        yield queries
 
     def _collect_connections(self) -> Iterator[Metric]:
         opened = CounterMetricFamily("lookupd_connections_opened", "TCP connections taken.", labels=["dialect"])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lookupd.access import Access
 from lookupd.fastpath.batch import Responder
 from lookupd.limits import DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
-from lookupd.observe.counters import LATE, UNKNOWN_CLIENT
+from lookupd.observe.counters import DROPPED, LATE, UNKNOWN_CLIENT
 from lookupd.transports.sockets import (
     IPPROTO_UDP,
     SEGMENT_SIZE,
@@ -105,6 +105,7 @@ class UdpListener:
             elif not fresh and self._is_late(ancillary):
                 responder.counters.received += 1
                 responder.counters.dropped[LATE] += 1
+                client.usage[responder.counters.dialect][DROPPED] += 1
             else:
                 reply = responder.respond(datagram, client, now_ns)
                 if reply is None:

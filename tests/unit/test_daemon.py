@@ -222,6 +222,42 @@ async def test_every_query_is_accounted_for(loaded: Workbench) -> None:
         assert total(metrics, "lookupd_queries_dropped_total", dialect="npq", reason="no_room") > 0
 
 
+async def test_queries_are_counted_by_client_and_reloads_keep_the_counts(loaded: Workbench) -> None:
+    clients = '[[client]]\nname = "switches"\nsources = ["127.0.0.2/32"]\n'
+    others = '[[client]]\nname = "noc"\nsources = ["127.0.0.1/32"]\nqueries_per_second = 1\n'
+    ports = {"npq": free_port(), "pdb": free_port(), "http": free_port()}
+    listen = (
+        f'npq = ["udp://127.0.0.1:{ports["npq"]}", "tcp://127.0.0.1:{ports["npq"]}"]\n'
+        f'pdb = ["udp://127.0.0.1:{ports["pdb"]}"]\nhttp = "http://127.0.0.1:{ports["http"]}"'
+    )
+    async with serve(loaded.config(clients + others, listen)) as served:
+
+        async def ask() -> None:
+            assert await ask_udp(ports["npq"], npq.encode_query(1, ["886912345678", "110", "x"]))
+            assert await ask_udp(ports["npq"], npq.encode_query(2, "886912345678"))
+            assert await ask_udp(ports["npq"], b"\xc1", 0.2) is None
+            await asyncio.to_thread(exchange_frames, ports["npq"], [npq.encode_query(3, "110")])
+            assert await ask_udp(ports["pdb"], pdb.encode_query("886912345678", 1), 0.2) is None
+            await asyncio.sleep(0.1)
+
+        await ask()
+        first = await scrape(served)
+        loaded.config(clients + others.replace("queries_per_second = 1", ""), listen)
+        assert await served.daemon.reload()
+        await ask_udp(ports["pdb"], pdb.encode_query("886912345678", 2))
+        await asyncio.sleep(0.1)
+        second = await scrape(served)
+    name = "lookupd_client_queries_total"
+    assert total(first, name, client="switches") == 0
+    assert total(first, name, client="noc", dialect="npq", result="ported") == 1
+    assert total(first, name, client="noc", dialect="npq", result="not_portable") == 2
+    assert total(first, name, client="noc", dialect="npq", result="over_rate") == 2
+    assert total(first, name, client="noc", dialect="npq", result="dropped") == 1
+    assert total(first, name, client="noc", dialect="pdb", result="over_rate") == 1
+    assert total(second, name, client="noc", dialect="pdb", result="ported") == 1
+    assert total(second, name, client="noc") == total(first, name, client="noc") + 1
+
+
 async def test_wildcard_listener_answers_from_the_address_that_was_asked(loaded: Workbench) -> None:
     config = loaded.config(listen='npq = ["udp://0.0.0.0:0", "udp://[::]:0"]')
     async with serve(config) as served:

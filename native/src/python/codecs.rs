@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::access::{self, Rule};
+use crate::counters::{Usage, UsageCells};
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{self, Head};
 use crate::protocols::npq::{self, Fault, Number, Numbers};
@@ -50,6 +51,7 @@ impl Plan {
 #[pyclass(frozen, module = "lookupd._native")]
 pub struct Clients {
     pub(crate) inner: Arc<access::Clients>,
+    pub(crate) usage: Arc<Usage>,
 }
 
 #[pymethods]
@@ -60,11 +62,16 @@ impl Clients {
             let sources = sources.iter().map(|source| parse_network(source)).collect::<PyResult<_>>()?;
             Ok(Rule { queries_per_second, sources })
         });
-        Ok(Self { inner: Arc::new(access::Clients::new(rules.collect::<PyResult<_>>()?)) })
+        let inner = access::Clients::new(rules.collect::<PyResult<_>>()?);
+        Ok(Self { usage: Arc::new(Usage::new(inner.len())), inner: Arc::new(inner) })
     }
 
     fn __len__(&self) -> usize {
         self.inner.len()
+    }
+
+    fn usage(&self) -> Vec<Vec<UsageCells>> {
+        self.usage.read().into_iter().map(Vec::from).collect()
     }
 
     fn find(&self, host: &str) -> PyResult<Option<usize>> {

@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use super::codecs::{Clients as PyClients, Plan as PyPlan};
 use super::store::PyEnvironment;
-use crate::counters::{Counts, Usage, UsageCells};
+use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
@@ -28,7 +28,7 @@ fn terms(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients
         store: store.map(|environment| Arc::clone(&environment.inner)),
         plan: Arc::clone(&plan.inner),
         stale_after,
-        usage: Arc::new(Usage::new(clients.inner.len())),
+        usage: Arc::clone(&clients.usage),
         clients: Arc::clone(&clients.inner),
     }
 }
@@ -40,24 +40,14 @@ impl PyService {
         PyService { inner: Service::new(terms(store, plan, stale_after, clients)) }
     }
 
-    /// Other terms, from the next batch on. The counts by client begin anew when the clients are others.
+    /// Other terms, from the next batch on.
     fn use_terms(&self, store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) {
-        let before = self.inner.terms();
-        let mut terms = terms(store, plan, stale_after, clients);
-        if Arc::ptr_eq(&before.clients, &terms.clients) {
-            terms.usage = Arc::clone(&before.usage);
-        }
-        self.inner.use_terms(terms);
+        self.inner.use_terms(terms(store, plan, stale_after, clients));
     }
 
     /// Blocks that look-ups found damaged in the state of this serial.
     fn damaged_blocks(&self, serial: u64) -> Vec<u64> {
         self.inner.damaged_blocks(serial)
-    }
-
-    /// By client and dialect (npq, pdb): answered by outcome, refused, not answered.
-    fn usage(&self) -> Vec<Vec<UsageCells>> {
-        self.inner.terms().usage.read().into_iter().map(Vec::from).collect()
     }
 }
 
