@@ -1,11 +1,16 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
-use pyo3::prelude::*;
+use pyo3::pymodule;
+
+mod load;
 
 /// The native engine of lookupd.
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::*;
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::load::{LoadControl, echo, load};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
