@@ -236,7 +236,10 @@ async def test_queries_are_counted_by_client_and_reloads_keep_the_counts(loaded:
             assert await ask_udp(ports["npq"], npq.encode_query(1, ["886912345678", "110", "x"]))
             assert await ask_udp(ports["npq"], npq.encode_query(2, "886912345678"))
             assert await ask_udp(ports["npq"], b"\xc1", 0.2) is None
-            await asyncio.to_thread(exchange_frames, ports["npq"], [npq.encode_query(3, "110")])
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports["npq"])
+            writer.write(frame(npq.encode_query(3, "110")))
+            await read_answer(reader)
+            writer.close()
             assert await ask_udp(ports["pdb"], pdb.encode_query("886912345678", 1), 0.2) is None
             await asyncio.sleep(0.1)
 

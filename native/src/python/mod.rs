@@ -1,6 +1,7 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
 mod codecs;
+mod load;
 mod server;
 pub mod store;
 mod store_reader;
@@ -14,6 +15,8 @@ mod _native {
 
     #[pymodule_export]
     use super::codecs::{Clients, Plan, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb};
+    #[pymodule_export]
+    use super::load::{LoadControl, echo, load};
     #[pymodule_export]
     use super::server::{PyCounts, PyResponder, PyService, PyUdpServer};
     #[pymodule_export]

@@ -153,7 +153,7 @@ fn closed_socket_is_an_error_and_no_more() {
     let (reading, _writing) = std::io::pipe().unwrap(); // no socket at all, as a number reused by a file
     let mut outbox = Outbox::new(true);
     push_all(&mut outbox, peer_of(&theirs), &of_lengths(&[4; 3]));
-    assert_eq!(outbox.flush(reading.as_fd()).unsent, [0..3]);
+    assert_eq!(outbox.flush(reading.as_fd()).unsent.as_slice(), std::slice::from_ref(&(0..3)));
     assert!(Inbox::new(2, 100).receive(reading.as_fd(), true).is_err());
     assert!(duplicate(1 << 20).is_err());
     assert!(duplicate(ours.as_raw_fd()).is_ok());
