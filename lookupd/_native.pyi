@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypedDict, final
 
 VERSION: str
 
