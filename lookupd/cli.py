@@ -371,6 +371,23 @@ def _tell_progress(sent: int, received: int, lost: int) -> None:
     click.echo(f"\r\033[Ksent {sent:,}  received {received:,}  lost {lost:,}", err=True, nl=False)
 
 
+@cli.command()
+@json_option
+def engine(as_json: bool) -> None:
+    """Say which engine would serve UDP here, and why.
+
+    \b
+    Example: lookupd engine
+    """
+    from lookupd.fastpath import native_missing
+
+    missing = native_missing()
+    if as_json:
+        click.echo(json.dumps({"engine": "python" if missing else "native", "reason": missing}))
+    else:
+        click.echo(f"engine: python: {missing}" if missing else "engine: native")
+
+
 def main() -> None:
     """Entry point of `lookupd`."""
     cli()
