@@ -168,3 +168,6 @@ where
     }
     (found != usize::MAX).then_some(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,3 +239,6 @@ pub fn write_array(elements: usize, out: &mut Vec<u8>) -> usize {
     out.extend_from_slice(head.get(..bytes).unwrap_or_default());
     bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,6 @@ impl Plan {
         digits.as_bytes().starts_with(&self.country_code)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -320,3 +320,6 @@ pub fn encode_error(id: Option<u32>, code: u8, out: &mut Vec<u8>) {
     };
     write_text(text, out);
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,6 @@ fn encode_number(number: &[u8], carrier_id: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(number);
     out.extend_from_slice(&[0, high, low]);
 }
+
+#[cfg(test)]
+mod tests;
