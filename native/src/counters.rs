@@ -183,7 +183,7 @@ impl Counters {
                 *sum = cell.load(Ordering::Relaxed);
             }
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return counts;
             }
             std::hint::spin_loop();

@@ -185,8 +185,7 @@ impl PyResponder {
     ) -> PyResult<PyResponder> {
         let dialect = AnyDialect::new(dialect, answer_bytes_max, tells_errors, Pdb { legacy, unmapped_carrier_id })?;
         let engine = Engine::new(Arc::clone(&service.inner));
-        let inner =
-            Inner { dialect, engine, tally: Tally::default(), total: Counts::default(), reply: Vec::new() };
+        let inner = Inner { dialect, engine, tally: Tally::default(), total: Counts::default(), reply: Vec::new() };
         Ok(PyResponder { inner: Mutex::new(inner) })
     }
 
@@ -214,6 +213,7 @@ impl PyResponder {
     }
 
     /// The replies to many messages of one client.
+    #[allow(clippy::needless_pass_by_value)] // a list from Python becomes a vector of ours
     fn respond_many<'p>(
         &self,
         python: Python<'p>,

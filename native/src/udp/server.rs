@@ -47,7 +47,11 @@ impl Server {
             threads: Vec::new(),
             counters: Vec::new(),
             stop: Arc::default(),
-            shared: Arc::new(Shared { failure: Mutex::default(), gro: AtomicBool::new(true), gso: AtomicBool::new(true) }),
+            shared: Arc::new(Shared {
+                failure: Mutex::default(),
+                gro: AtomicBool::new(true),
+                gso: AtomicBool::new(true),
+            }),
         };
         for (at, socket) in sockets.into_iter().enumerate() {
             set_blocking(socket.as_fd())?;
