@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import time
+from ipaddress import ip_network
 from pathlib import Path
 
 from lookupd import _native
@@ -132,7 +133,9 @@ class NativeAccess(Access):
     """The clients list with its allowances in the native engine, where workers and Python take from the same ones."""
 
     def __init__(self, clients: tuple[ClientSettings, ...]) -> None:
-        self.native = _native.Clients([(client.queries_per_second, list(client.sources)) for client in clients])
+        self.native = _native.Clients(
+            [(client.queries_per_second, [str(ip_network(source)) for source in client.sources]) for client in clients]
+        )
         super().__init__(clients, [_Bucket(self.native, at) for at in range(len(clients))])
 
     def usage(self) -> list[list[Usage]]:
