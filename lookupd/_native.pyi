@@ -81,7 +81,7 @@ class Cursor:
 
 @final
 class Reader:
-    """A worker's reader: pinned states, one after another. For one thread."""
+    """A worker's reader: pinned states, one after another."""
 
     def pin(self) -> None:
         """Move to the newest commit. Raises StoreError; nothing can be read until a later pin succeeds."""

@@ -32,7 +32,7 @@ const PAGE_BYTES: usize = 4096;
 pub struct Reader {
     environment: Arc<Environment>,
     transaction: Transaction,
-    /// The commit that `state` and `tables` are of; None after an error.
+    /// The commit that `state` and `tables` are of; None after an error, and when it is not certain.
     version: Option<usize>,
     state: State,
     tables: Arc<Tables>,
@@ -57,7 +57,7 @@ impl Reader {
         if let Err(error) = self.transaction.renew() {
             return Err(error.about(self.environment.path(), "", ""));
         }
-        if self.version == Some(self.transaction.id()) { Ok(()) } else { self.load() }
+        if self.version == self.version_pinned() && self.version.is_some() { Ok(()) } else { self.load() }
     }
 
     /// Let go of the state, for who goes to sleep: old pages can be reused, the map replaced. `pin` pins again.
@@ -86,6 +86,12 @@ impl Reader {
         }
     }
 
+    /// None when LMDB cannot say it for certain: the state is then read again, which tells.
+    #[inline]
+    fn version_pinned(&self) -> Option<usize> {
+        self.transaction.is_exact().then(|| self.transaction.id())
+    }
+
     #[cold]
     fn load(&mut self) -> Result<(), StoreError> {
         let loaded = self.load_state();
@@ -98,7 +104,7 @@ impl Reader {
                 "; restore it",
             ));
         }
-        self.version = Some(self.transaction.id());
+        self.version = self.version_pinned();
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::fence;
 
 use lmdb_sys::{self as ffi, MDB_cursor, MDB_txn, MDB_val};
 
@@ -27,6 +28,7 @@ pub struct Transaction {
     /// Bytes of the file that are in use: no value is longer.
     used: usize,
     id: usize,
+    is_exact: bool,
 }
 
 // SAFETY: with MDB_NOTLS a read transaction is tied to no thread; nothing of it is shared but the handle.
@@ -48,9 +50,23 @@ impl Transaction {
         let begun = Self::begin_raised(&handle, &reading);
         match begun {
             Ok((raw, map)) => {
-                let mut transaction =
-                    Transaction { handle, raw, reading, open: true, raised: true, map, used: 0, id: 0 };
-                transaction.arrive()?;
+                let mut transaction = Transaction {
+                    handle,
+                    raw,
+                    reading,
+                    open: true,
+                    raised: true,
+                    map,
+                    used: 0,
+                    id: 0,
+                    is_exact: false,
+                };
+                transaction.is_exact = transaction.is_newest()?;
+                if transaction.is_exact {
+                    transaction.arrive()?;
+                } else {
+                    transaction.renew()?;
+                }
                 Ok(transaction)
             }
             Err(error) => {
@@ -84,6 +100,15 @@ impl Transaction {
     /// On error nothing is pinned, and nothing can be read until a later `renew` succeeds.
     #[inline]
     pub fn renew(&mut self) -> Result<(), StoreError> {
+        let renewed = self.try_renew();
+        if renewed.is_err() {
+            self.reset();
+        }
+        renewed
+    }
+
+    #[inline]
+    fn try_renew(&mut self) -> Result<(), StoreError> {
         if self.open {
             // SAFETY: ours alone, open, and nothing is borrowed from it any more.
             unsafe { ffi::mdb_txn_reset(self.raw.as_ptr()) };
@@ -95,17 +120,50 @@ impl Transaction {
             self.map = self.handle.raise(&self.reading)?;
             self.raised = true;
         }
+        self.renew_raised()?;
+        if !self.is_exact {
+            // Once more: after a race this one is the newest commit; while a commit is being synced it is not yet.
+            // SAFETY: as above.
+            unsafe { ffi::mdb_txn_reset(self.raw.as_ptr()) };
+            self.open = false;
+            self.renew_raised()?;
+        }
+        // SAFETY: an open transaction of ours.
+        if self.is_exact && unsafe { ffi::mdb_txn_id(self.raw.as_ptr()) } == self.id {
+            return Ok(());
+        }
+        self.arrive()
+    }
+
+    #[inline]
+    fn renew_raised(&mut self) -> Result<(), StoreError> {
         // SAFETY: ours alone, reset, and the map stays while our flag is up.
         let code = unsafe { ffi::mdb_txn_renew(self.raw.as_ptr()) };
         if code != 0 {
             self.renew_after(code)?;
         }
         self.open = true;
+        self.is_exact = self.is_newest()?;
+        Ok(())
+    }
+
+    /// Whether no later commit than ours can be seen, after LMDB has copied the roots of our state.
+    ///
+    /// LMDB reads the newest commit's number, then the page of two that this number says; a thread that sleeps
+    /// between the two for two commits gets later roots under the older number. As long as no later commit is to be
+    /// seen that page was not written again.
+    #[inline]
+    fn is_newest(&self) -> Result<bool, StoreError> {
+        fence(Acquire);
+        let newest = self.handle.info_while_held()?.last_transaction;
         // SAFETY: an open transaction of ours.
-        if unsafe { ffi::mdb_txn_id(self.raw.as_ptr()) } == self.id {
-            return Ok(());
-        }
-        self.arrive().inspect_err(|_| self.reset())
+        Ok(unsafe { ffi::mdb_txn_id(self.raw.as_ptr()) } as u64 >= newest)
+    }
+
+    /// Whether `id` is certainly that of the state; otherwise it may be a later state, though a whole one.
+    #[inline]
+    pub fn is_exact(&self) -> bool {
+        self.is_exact
     }
 
     #[cold]
