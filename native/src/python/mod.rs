@@ -2,10 +2,15 @@
 
 use pyo3::prelude::*;
 
+mod bulk;
+
 /// The native engine of lookupd.
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::*;
+    use super::{Bound, PyModule, PyModuleMethods, PyResult};
+
+    #[pymodule_export]
+    use super::bulk::{LineChunks, pack_numbers, parse_rows};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
