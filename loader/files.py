@@ -230,7 +230,10 @@ def line_chunks(
 
 
 def _native_line_chunks(file: FeedFile, data: BinaryIO, line_bytes_max: int, advance: Advance) -> Iterator[bytes]:
-    """The same chunks. Where the native reader declines, `_line_chunks` starts anew: what is wrong, it says."""
+    """The same chunks. Where the native reader declines, `_line_chunks` starts anew: what is wrong, it says.
+
+    Of damaged data it may have given more chunks by then, since it keeps nothing back.
+    """
     compression = file.path.suffix if file.path.suffix in {".gz", ".zst"} else ""
     given = told = 0
     chunks = None

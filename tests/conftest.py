@@ -23,6 +23,7 @@ import uvloop
 from loader.apply import Result, Terms, apply_delta, apply_snapshot
 from loader.files import identify
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
+from lookupd import native_bulk
 from lookupd.config import Config, read_config
 from lookupd.daemon import Daemon
 from lookupd.model import UnixSeconds
@@ -134,6 +135,16 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     """The loop that `lookupd serve` runs on."""
     policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
     return policy
+
+
+@pytest.fixture(params=["native", "numpy"])
+def bulk_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A test that takes it runs twice: snapshots are loaded by the native module, then without it."""
+    path: str = request.param
+    if path == "native" and not native_bulk.available():
+        pytest.skip("the native module was not built")
+    monkeypatch.setattr(native_bulk, "available", lambda: path == "native")
+    return path
 
 
 @pytest.fixture

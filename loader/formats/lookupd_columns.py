@@ -63,6 +63,7 @@ def parse_rows(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
 
 
 def parse_natively(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
+    """`parse_rows` by the native module, which must be there."""
     found = native_bulk.parse_rows(chunk, columns)
     if found is None:
         return None
@@ -79,6 +80,7 @@ def parse_natively(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
 
 
 def parse_with_numpy(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
+    """`parse_rows` without it."""
     if b"\0" in chunk:  # which pads short codes below
         return None
     # Room around the text, so that a fixed number of bytes can be taken at and before any position.

@@ -351,11 +351,12 @@ def _keep_old_states(change: Change, window: Window) -> None:
     for name in ("donor", "ported_at", "sequence"):
         records[name][told] = window.old_details[name][before]
     order = np.argsort(at, kind="stable")
-    records, rows = records[order], at[order] // NUMBERS_PER_BLOCK
+    rows = at[order] // NUMBERS_PER_BLOCK
+    stored = records.view(np.uint8).reshape(-1, PREVIOUS_DTYPE.itemsize)[order]  # with the gaps, which stay zero
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]).tolist()
     for first, end in zip(starts, [*starts[1:], len(rows)], strict=True):
         key = JOURNAL_BLOCK_KEY.pack(int(window.blocks[rows[first]]), change.serial + 1)
-        value = records[first:end].tobytes()
+        value = stored[first:end].tobytes()
         change.transaction.put(key, value, db=change.handles["journal_blocks"])
         change.old_states_fold.add(key, value)
     change.old_routes.update(np.unique((records["route"], records["donor"])).tolist())
