@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -20,6 +21,7 @@ import msgspec
 import zstandard
 
 from loader.trust import PublicKey, check_signature
+from lookupd import native_bulk
 from lookupd.errors import FeedError
 from lookupd.limits import DECOMPRESSED_BYTES_MAX, MANIFEST_BYTES_MAX, PARSE_CHUNK_BYTES
 from lookupd.model import UnixSeconds
@@ -222,6 +224,53 @@ def line_chunks(
     it is too long and names its line. advance: told how many bytes of the data file were read.
     Raises FeedError when the compressed data is truncated, damaged, or grows beyond the bound.
     """
+    if native_bulk.available():
+        return _native_line_chunks(file, data, line_bytes_max, advance)
+    return _line_chunks(file, data, line_bytes_max, advance)
+
+
+def _native_line_chunks(file: FeedFile, data: BinaryIO, line_bytes_max: int, advance: Advance) -> Iterator[bytes]:
+    """The same chunks. Where the native reader declines, `_line_chunks` starts anew: what is wrong, it says.
+
+    Of damaged data it may have given more chunks by then, since it keeps nothing back.
+    """
+    compression = file.path.suffix if file.path.suffix in {".gz", ".zst"} else ""
+    given = told = 0
+    chunks = None
+    while True:
+        try:
+            if chunks is None:
+                chunks = native_bulk.LineChunks(
+                    data, compression, PARSE_CHUNK_BYTES, line_bytes_max, DECOMPRESSED_BYTES_MAX
+                )
+            chunk = chunks.next_chunk()
+        except OverflowError:
+            raise _too_long(file) from None
+        except ValueError:
+            break
+        if chunk is None:
+            return
+        at = data.tell()
+        advance(at - told)
+        told = at
+        given += 1
+        yield chunk
+    try:
+        data.seek(0)
+    except OSError as error:
+        raise _damaged(file, error) from None
+    yield from islice(_line_chunks(file, data, line_bytes_max, lambda count: None), given, None)
+
+
+def _too_long(file: FeedFile) -> FeedError:
+    return FeedError(f"{file.name}: grows beyond {DECOMPRESSED_BYTES_MAX} bytes; the store is unchanged")
+
+
+def _damaged(file: FeedFile, error: Exception) -> FeedError:
+    return FeedError(f"{file.name}: truncated or damaged: {error}; the store is unchanged")
+
+
+def _line_chunks(file: FeedFile, data: BinaryIO, line_bytes_max: int, advance: Advance) -> Iterator[bytes]:
     rest = b""
     seen = 0
     told = 0
@@ -230,7 +279,7 @@ def line_chunks(
         while piece := stream.read(PARSE_CHUNK_BYTES):
             seen += len(piece)
             if seen > DECOMPRESSED_BYTES_MAX:
-                raise FeedError(f"{file.name}: grows beyond {DECOMPRESSED_BYTES_MAX} bytes; the store is unchanged")
+                raise _too_long(file)
             at = data.tell()
             advance(at - told)
             told = at
@@ -243,7 +292,7 @@ def line_chunks(
                 yield rest[: line_bytes_max + 1]
                 return
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:  # BadGzipFile is an OSError
-        raise FeedError(f"{file.name}: truncated or damaged: {error}; the store is unchanged") from None
+        raise _damaged(file, error) from None
     if rest:
         yield rest.removesuffix(b"\r")
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from loader.files import Advance, FeedFile, check_row_count
 from loader.formats import lookupd as own_format
-from loader.formats.lookupd_columns import RawColumns, parse_rows
+from loader.formats.lookupd_columns import RawColumns, distinct_values, parse_rows
+from loader.growing import GrowingColumns
 from lookupd.errors import Rejected
-from lookupd.limits import DELTA_NOTICES_MAX, PARSE_THREADS
+from lookupd.limits import DELTA_NOTICES_MAX, E164_DIGITS_MAX, PARSE_THREADS
 from lookupd.model import TN, NetworkCode, Notice, Route, RoutingNumber
 from lookupd.numbering import Plan
-from lookupd.store.columns import THOUSAND, Columns
+from lookupd.store.columns import Columns, block_starts
 from lookupd.store.schema import NUMBERS_PER_BLOCK, RouteRecord
 
 ADD_NETWORK = "is not in the networks table: load it with `lookupd-loader networks` first"
@@ -57,20 +58,19 @@ def read_columns(
         columns = own_format.parse_header(header)
     except ValueError as error:
         raise Rejected(file.name, [(1, str(error))]) from None
-    parts: list[Columns] = []
-    line = 2
+    table = GrowingColumns()
     for chunk, raw in _parsed(_with_first(first, chunks), columns):
         part = _routes_of_columns(raw, routes) if raw is not None else None
         if part is None:
-            part = _read_slowly(file, chunk, line, columns, routes)
-        parts.append(part)
-        line += len(part)
-    check_row_count(file, line - 2)
-    return _check_kinds(file, _sorted(file, parts), plan), columns
+            part = _read_slowly(file, chunk, len(table) + 2, columns, routes)
+        table.add(part)
+    check_row_count(file, len(table))
+    rows = table.columns() if table.rising else _sorted(file, table.columns())
+    return _check_kinds(file, rows, plan), columns
 
 
 def _parsed(chunks: Iterator[bytes], columns: tuple[str, ...]) -> Iterator[tuple[bytes, RawColumns | None]]:
-    """Each chunk with its rows, in the file's order, a few chunks ahead: numpy lets go of the interpreter."""
+    """Each chunk with its rows, in the file's order, a few chunks ahead: parsing lets go of the interpreter."""
     with ThreadPoolExecutor(PARSE_THREADS, "parse") as threads:
         ahead: deque[tuple[bytes, Future[RawColumns | None]]] = deque()
         for chunk in chunks:
@@ -97,13 +97,15 @@ def _routes_of_columns(raw: RawColumns, routes: Routes) -> Columns | None:
     route = ids[raw.network]
     with_own_number = np.flatnonzero(raw.routing_number >= 0)
     if len(with_own_number):
-        pairs = np.stack((raw.network[with_own_number], raw.routing_number[with_own_number]), axis=1)
-        distinct, index = np.unique(pairs, axis=0, return_inverse=True)
+        count = len(raw.routing_numbers)
+        pairs = raw.network[with_own_number].astype(np.uint64) * np.uint64(count)
+        pairs += raw.routing_number[with_own_number].astype(np.uint64)
+        distinct, index = distinct_values(pairs)
         made = [
-            routes.route_id(NetworkCode(raw.codes[code]), RoutingNumber(raw.routing_numbers[number]))
-            for code, number in distinct.tolist()
+            routes.route_id(NetworkCode(raw.codes[pair // count]), RoutingNumber(raw.routing_numbers[pair % count]))
+            for pair in distinct.tolist()
         ]
-        route[with_own_number] = np.array(made, np.uint16)[index.reshape(-1)]
+        route[with_own_number] = np.array(made, np.uint16)[index]
     return Columns(raw.tn, route, ids[raw.donor], raw.ported_at)
 
 
@@ -140,23 +142,10 @@ def _check_network(field: str, code: NetworkCode | None, networks: Networks) -> 
         raise ValueError(f"{field} {code!r} {ADD_NETWORK}")
 
 
-def _sorted(file: FeedFile, parts: list[Columns]) -> Columns:
-    """One table in the order of the numbers; each number stands once. Raises Rejected."""
-    if not parts:
-        nothing = np.zeros(0, np.uint64)
-        return Columns(nothing, nothing.astype(np.uint16), nothing.astype(np.uint16), nothing.astype(np.uint32))
-    count = sum(map(len, parts))
-    tn, route, donor = np.empty(count, np.uint64), np.empty(count, np.uint16), np.empty(count, np.uint16)
-    ported_at = np.empty(count, np.uint32)
-    while parts:  # each goes as it is copied, so that the rows are in memory once and not twice
-        part = parts.pop()
-        count -= len(part)
-        at = slice(count, count + len(part))
-        tn[at], route[at], donor[at], ported_at[at] = part.tn, part.route, part.donor, part.ported_at
-    if (tn[1:] > tn[:-1]).all():
-        return Columns(tn, route, donor, ported_at)
-    order = np.argsort(tn, kind="stable")
-    tn = tn[order]
+def _sorted(file: FeedFile, rows: Columns) -> Columns:
+    """The rows in the order of the numbers; each number stands once. Raises Rejected."""
+    order = np.argsort(rows.tn, kind="stable")
+    tn = rows.tn[order]
     twice = np.flatnonzero(tn[1:] == tn[:-1])
     if len(twice):
         told = [
@@ -164,14 +153,19 @@ def _sorted(file: FeedFile, parts: list[Columns]) -> Columns:
             for at in twice[: Rejected.TOLD_MAX].tolist()
         ]
         raise Rejected(file.name, told)
-    return Columns(tn, route[order], donor[order], ported_at[order])
+    return Columns(tn, rows.route[order], rows.donor[order], rows.ported_at[order])
 
 
 def _check_kinds(file: FeedFile, columns: Columns, plan: Plan) -> Columns:
-    """Only numbers of a kind that can be ported (R1). The kind is the same throughout a block."""
-    blocks = columns.tn // THOUSAND
-    for at in np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]][: len(blocks)]).tolist():
-        tn = TN(int(columns.tn[at]))
+    """Only numbers of a kind that can be ported (R1). The kind is the same throughout a block, and wherever the
+    digits before the block's are those that the plan looks at: one number of each such run is checked."""
+    first = columns.tn[block_starts(columns.tn)]
+    powers = np.array([10**digits for digits in range(E164_DIGITS_MAX + 1)], np.uint64)
+    digits = np.searchsorted(powers, first, side="right")
+    heads = np.array([plan.head_digits(count) for count in range(E164_DIGITS_MAX + 1)])
+    head = first // powers[np.maximum(digits - heads[digits], 0)]
+    for at in np.flatnonzero(np.r_[True, (head[1:] != head[:-1]) | (digits[1:] != digits[:-1])][: len(head)]).tolist():
+        tn = TN(int(first[at]))
         try:
             check_portable(tn, plan)
         except ValueError as error:

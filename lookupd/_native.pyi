@@ -308,3 +308,43 @@ def echo(fd: int, gso: bool = False, gro: bool = False, control: LoadControl | N
     The socket becomes blocking, with a receive timeout. gso: join neighbouring replies; gro: take queries joined.
     Returns datagrams sent back. Raises OSError. The interpreter runs on meanwhile.
     """
+
+# -- bulk loading ----------------------------------------------------------------------------------------
+
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+class LineChunks:
+    """A snapshot's text in chunks of whole lines, as `loader.files.line_chunks` yields them."""
+
+    def __init__(
+        self, source: _Source, compression: str, piece_bytes: int, line_bytes_max: int, text_bytes_max: int
+    ) -> None:
+        """compression: "", ".gz" or ".zst". Raises ValueError if it cannot be read here: Python says why."""
+
+    def next_chunk(self) -> bytes | None:
+        """The next chunk; None at the end.
+
+        Raises OverflowError when the text grows beyond its bound, ValueError where Python must go on in its stead.
+        """
+
+def parse_rows(
+    chunk: bytes, columns: tuple[str, ...]
+) -> tuple[bytes, bytes, bytes, bytes, bytes, list[str], list[str]] | None:
+    """A chunk's rows: tn u64, network i32, donor i32, routing_number i32, ported_at u32, codes, routing numbers.
+
+    Arrays are in native byte order; see `loader.formats.lookupd_columns.RawColumns`. None: not all everyday rows.
+    """
+
+def pack_numbers(
+    tn: npt.NDArray[np.uint64],
+    route: npt.NDArray[np.uint16],
+    donor: npt.NDArray[np.uint16],
+    ported_at: npt.NDArray[np.uint32],
+    sequence: int,
+    fingerprints: npt.NDArray[np.uint64],
+) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]], int]:
+    """Rows of `blocks` and of `details` of whole blocks that were empty, and the sum of their content digests.
+
+    Raises ValueError for columns that do not rise, differ in length, or name a route without a fingerprint.
+    """

@@ -42,6 +42,9 @@ JOURNAL_ROWS_MAX = 4096
 BLOCKS_PER_WINDOW = 4096
 """Blocks that a bulk comparison holds at a time: 8 MB of entries, which stays in a processor's cache."""
 
+BLOCKS_PER_LOT = 1024
+"""Blocks that are packed natively while the lot before them is put: up to 20 MB of values in two lots."""
+
 READER_CHECK_SECONDS = 60.0
 """How often slots of readers that died are given back."""
 

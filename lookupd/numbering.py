@@ -133,6 +133,11 @@ class Plan:
         """The same, of a number as the store knows it."""
         return self.kind_of(str(tn))
 
+    def head_digits(self, digits: int) -> int:
+        """How many of the first digits decide what a number of so many digits is: its kind, and whose plan's."""
+        kinds = self._kinds_by_length.get(digits, ())
+        return max(len(self.country_code), *(length for length, _ in kinds), 0)
+
     def covers(self, digits: str) -> bool:
         """Whether the number starts with this plan's country code."""
         return digits.startswith(self.country_code)

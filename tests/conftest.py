@@ -23,6 +23,7 @@ import uvloop
 from loader.apply import Result, Terms, apply_delta, apply_snapshot
 from loader.files import identify
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
+from lookupd import native_bulk
 from lookupd.config import Config, read_config
 from lookupd.daemon import Daemon
 from lookupd.fastpath import native_missing
@@ -155,6 +156,16 @@ def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def python_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is made of Python objects; the native engine's own tests have the same cases."""
     monkeypatch.setattr(Workbench, "engine", "python")
+
+
+@pytest.fixture(params=["native", "numpy"])
+def bulk_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A test that takes it runs twice: snapshots are loaded by the native module, then without it."""
+    path: str = request.param
+    if path == "native" and not native_bulk.available():
+        pytest.skip("the native module was not built")
+    monkeypatch.setattr(native_bulk, "available", lambda: path == "native")
+    return path
 
 
 @pytest.fixture

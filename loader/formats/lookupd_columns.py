@@ -2,23 +2,27 @@
 
 It takes a chunk only if every row has the everyday form, and declines otherwise; `lookupd.parse_row` then
 reads that chunk row by row, accepts what is merely unusual and names what is wrong. So nothing is accepted
-here that `parse_row` would refuse, and no message is made in two places.
+here that `parse_row` would refuse, and no message is made in two places. Where the native module is, it does
+the same (`native/src/bulk/rows.rs`): the same rows, the same chunks declined.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from loader.formats import words
+from lookupd import native_bulk
 from lookupd.limits import NETWORK_CODE_CHARS_MAX, ROUTING_NUMBER_CHARS_MAX, SNAPSHOT_LINE_BYTES_MAX
 from lookupd.store.columns import U32s, U64s
 
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.signedinteger[Any]]
 
 _COMMA, _LINE_END, _ZERO, _NINE = 44, 10, 48, 57
 _TIME_CHARS = 25
@@ -33,13 +37,13 @@ class RawColumns:
     """A chunk's rows: numbers and times as values, codes and routing numbers as indices into lists.
 
     network and donor index `codes`, routing_number indexes `routing_numbers`; -1 = empty. ported_at is 0
-    where the row has none.
+    where the row has none. codes are sorted by length, then text; routing_numbers by text.
     """
 
     tn: U64s
-    network: Positions
-    donor: Positions
-    routing_number: Positions
+    network: Indices
+    donor: Indices
+    routing_number: Indices
     ported_at: U32s
     codes: list[str]
     routing_numbers: list[str]
@@ -55,6 +59,28 @@ class _Field:
 
 def parse_rows(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
     """The rows of a chunk that ends with a line end, or None if any of them is not of the everyday form."""
+    return parse_natively(chunk, columns) if native_bulk.available() else parse_with_numpy(chunk, columns)
+
+
+def parse_natively(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
+    """`parse_rows` by the native module, which must be there."""
+    found = native_bulk.parse_rows(chunk, columns)
+    if found is None:
+        return None
+    tn, network, donor, routing_number, ported_at, codes, routing_numbers = found
+    return RawColumns(
+        np.frombuffer(tn, np.uint64),
+        np.frombuffer(network, np.int32),
+        np.frombuffer(donor, np.int32),
+        np.frombuffer(routing_number, np.int32),
+        np.frombuffer(ported_at, np.uint32),
+        codes,
+        routing_numbers,
+    )
+
+
+def parse_with_numpy(chunk: bytes, columns: tuple[str, ...]) -> RawColumns | None:
+    """`parse_rows` without it."""
     if b"\0" in chunk:  # which pads short codes below
         return None
     # Room around the text, so that a fixed number of bytes can be taken at and before any position.
@@ -108,7 +134,7 @@ def _codes(text: Bytes, fields: list[_Field | None]) -> tuple[list[str], list[Po
         if field is not None and field.length.max() > NETWORK_CODE_CHARS_MAX:
             return [], None
         packed.append(words.first_chars(text_words[field.start], field.length) if field else np.zeros(0, np.uint64))
-    found = [_distinct(value) for value in packed]
+    found = [distinct_values(value) for value in packed]
     every = np.unique(np.concatenate([distinct for distinct, _ in found]))
     texts = [value.tobytes().rstrip(b"\0") for value in every]
     if not all(_is_code_char[list(text)].all() for text in texts):
@@ -123,7 +149,7 @@ def _codes(text: Bytes, fields: list[_Field | None]) -> tuple[list[str], list[Po
     return names, indices
 
 
-def _distinct(values: U64s) -> tuple[U64s, Positions]:
+def distinct_values(values: U64s) -> tuple[U64s, Positions]:
     """The distinct values, and each value's index among them.
 
     Few are distinct, so a small table of slots finds most of them at a quarter of the price of sorting: each

@@ -7,14 +7,17 @@ and writing it are separate steps: a comparison uses the first one alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lookupd import native_bulk
 from lookupd.errors import StoreError
-from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.limits import BLOCKS_PER_LOT, BLOCKS_PER_WINDOW
 from lookupd.store.change import Change, Counts
 from lookupd.store.columns import (
     DETAIL_DTYPE,
@@ -23,6 +26,7 @@ from lookupd.store.columns import (
     Columns,
     U16s,
     U64s,
+    block_starts,
     number_terms,
     sums_by_row,
 )
@@ -44,6 +48,7 @@ from lookupd.store.schema import (
 
 Positions = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_Packed = tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]], int]
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,7 @@ def windows(change: Comparable, snapshot: Columns) -> Iterator[Window]:
     change.flush()
     with change.transaction.cursor(db=change.handles["blocks"]) as cursor:
         stored = np.frombuffer(b"".join(cursor.iternext(keys=True, values=False)), ">u8").astype(np.uint64)
-    wanted = snapshot.tn // THOUSAND
-    wanted = wanted[np.r_[True, wanted[1:] != wanted[:-1]]] if len(wanted) else wanted
+    wanted = snapshot.tn[block_starts(snapshot.tn)] // THOUSAND
     blocks = np.union1d(stored, wanted)
     existed = np.isin(blocks, stored, assume_unique=True)
     for at in range(0, len(blocks), BLOCKS_PER_WINDOW):
@@ -118,7 +122,7 @@ def windows(change: Comparable, snapshot: Columns) -> Iterator[Window]:
 def _window(change: Comparable, snapshot: Columns, blocks: U64s, existed: Mask) -> Window:
     first, end = np.searchsorted(snapshot.tn, [blocks[0] * THOUSAND, (blocks[-1] + np.uint64(1)) * THOUSAND])
     new = snapshot.slice(int(first), int(end))
-    new_at = _positions(blocks, new.tn // THOUSAND, new.tn % THOUSAND)
+    new_at = _positions(blocks, new.tn)
     damaged, entries, content, details, old_at = _read(change, blocks, existed)
     old_route = entries.reshape(-1)[old_at] & np.uint16(ROUTE_MASK)
     new_in_old = np.searchsorted(old_at, new_at)
@@ -149,9 +153,11 @@ def _window(change: Comparable, snapshot: Columns, blocks: U64s, existed: Mask) 
     )
 
 
-def _positions(blocks: U64s, block: U64s, offset: U64s) -> Positions:
-    rows = np.searchsorted(blocks, block)
-    return rows.astype(np.int64) * NUMBERS_PER_BLOCK + offset.astype(np.int64)
+def _positions(blocks: U64s, tn: U64s) -> Positions:
+    starts = block_starts(tn)
+    block = tn[starts] // THOUSAND
+    shift = (np.searchsorted(blocks, block).astype(np.uint64) - block) * THOUSAND  # mod 2^64
+    return (tn + np.repeat(shift, np.diff(starts, append=len(tn)))).astype(np.int64)
 
 
 def _read(change: Comparable, blocks: U64s, existed: Mask) -> tuple[Mask, U16s, U64s, npt.NDArray[np.void], Positions]:
@@ -202,10 +208,24 @@ def replace_all(
     sequence: feed position noted with each changed number. advance: told how many blocks were done.
     The caller records the change in the journal right after: old states go under the next serial.
     """
-    total = Counts()
-    content = 0
-    from_empty = change.blocks == 0
     fingerprints = np.array(change.fingerprints, np.uint64)
+    if native_bulk.available() and _is_bare(change):
+        total = Counts(added=len(snapshot))
+        content = _fill(change, snapshot, sequence, fingerprints, advance)
+    else:
+        total, content = _replace(change, snapshot, sequence, fingerprints, advance)
+    change.ported = len(snapshot)
+    change.blocks = change.transaction.stat(change.handles["blocks"])["entries"]
+    change.digest = content + change.tables_digest()  # afresh: of a damaged block the old share is unknown
+    return total
+
+
+def _replace(
+    change: Change, snapshot: Columns, sequence: int, fingerprints: U64s, advance: Callable[[int], None]
+) -> tuple[Counts, int]:
+    """Write what differs, window by window; returns what that changed, and the sum of the content digests."""
+    total, content = Counts(), 0
+    from_empty = change.blocks == 0
     for window in windows(change, snapshot):
         counts = window.counts
         if counts.added or counts.removed or counts.changed or counts.mended:
@@ -214,10 +234,56 @@ def replace_all(
             content += int(window.content.sum())
         total.add(counts)
         advance(len(window.blocks))
-    change.ported = len(snapshot)
-    change.blocks = change.transaction.stat(change.handles["blocks"])["entries"]
-    change.digest = content + change.tables_digest()  # afresh: of a damaged block the old share is unknown
-    return total
+    return total, content
+
+
+def _is_bare(change: Change) -> bool:
+    """Whether there is neither a block nor a detail, and the state says so too."""
+    change.flush()
+    return change.blocks == 0 and not any(
+        change.transaction.stat(change.handles[name])["entries"] for name in ("blocks", "details")
+    )
+
+
+def _fill(change: Change, snapshot: Columns, sequence: int, fingerprints: U64s, advance: Callable[[int], None]) -> int:
+    """Write a snapshot into a store without blocks, packed natively; returns the sum of the content digests.
+
+    What `windows` and `_write` would do, one lot being packed while the last one is put.
+    """
+    handles = change.handles
+    with (
+        ThreadPoolExecutor(1, "pack") as thread,
+        change.transaction.cursor(db=handles["blocks"]) as blocks,
+        change.transaction.cursor(db=handles["details"]) as details,
+    ):
+
+        def put(packing: Future[_Packed]) -> int:
+            block_rows, details_rows, content = packing.result()
+            for cursor, rows in ((details, details_rows), (blocks, block_rows)):
+                consumed, added = cursor.putmulti(rows, append=True)
+                if (consumed, added) != (len(rows), len(rows)):
+                    raise StoreError("blocks did not go in at the end: load into a new store")
+            change.blocks += len(block_rows)
+            advance(len(block_rows))
+            return content
+
+        content = 0
+        ahead: Future[_Packed] | None = None
+        for part in _lots(snapshot):
+            packing = thread.submit(
+                native_bulk.pack_numbers, part.tn, part.route, part.donor, part.ported_at, sequence, fingerprints
+            )
+            if ahead is not None:
+                content += put(ahead)
+            ahead = packing
+        return content + put(ahead) if ahead is not None else content
+
+
+def _lots(snapshot: Columns) -> Iterator[Columns]:
+    """Whole blocks, as many at a time as one thread packs while another puts."""
+    starts = block_starts(snapshot.tn)[::BLOCKS_PER_LOT].tolist()
+    for first, end in pairwise([*starts, len(snapshot)]):
+        yield snapshot.slice(first, end)
 
 
 def _write(change: Change, window: Window, sequence: int, fingerprints: U64s, from_empty: bool) -> int:
@@ -285,11 +351,12 @@ def _keep_old_states(change: Change, window: Window) -> None:
     for name in ("donor", "ported_at", "sequence"):
         records[name][told] = window.old_details[name][before]
     order = np.argsort(at, kind="stable")
-    records, rows = records[order], at[order] // NUMBERS_PER_BLOCK
+    rows = at[order] // NUMBERS_PER_BLOCK
+    stored = records.view(np.uint8).reshape(-1, PREVIOUS_DTYPE.itemsize)[order]  # with the gaps, which stay zero
     starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]]).tolist()
     for first, end in zip(starts, [*starts[1:], len(rows)], strict=True):
         key = JOURNAL_BLOCK_KEY.pack(int(window.blocks[rows[first]]), change.serial + 1)
-        value = records[first:end].tobytes()
+        value = stored[first:end].tobytes()
         change.transaction.put(key, value, db=change.handles["journal_blocks"])
         change.old_states_fold.add(key, value)
     change.old_routes.update(np.unique((records["route"], records["donor"])).tolist())

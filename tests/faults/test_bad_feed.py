@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from loader.cli import cli
 from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Dump, Workbench, dump, run_cli
 
+pytestmark = pytest.mark.usefixtures("bulk_path")
+
 HEADER = "tn,network_code,routing_number,donor,ported_at\n"
 TIME = "2026-11-22T10:00:00+08:00"
 LAST_DELTA: dict[str, object] = {

@@ -1,4 +1,7 @@
-"""The fast reader of snapshot rows against the one that defines them: the same values, or no answer at all."""
+"""The fast readers of snapshot rows against the one that defines them: the same values, or no answer at all.
+
+There are two: numpy's, and the native module's where it was built. Those two say the same of every chunk.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.formats.lookupd import SNAPSHOT_COLUMNS, SNAPSHOT_REQUIRED, SnapshotRow, parse_row
-from loader.formats.lookupd_columns import RawColumns, parse_rows
+from loader.formats.lookupd_columns import RawColumns, parse_natively, parse_rows, parse_with_numpy
+from lookupd import native_bulk
 
 Row = dict[str, str]
 TIME_END = 1 << 32
@@ -117,9 +121,20 @@ def values(raw: RawColumns) -> list[SnapshotRow]:
     ]
 
 
+def assert_same(native: RawColumns | None, raw: RawColumns | None) -> None:
+    assert (native is None) == (raw is None)
+    if native is not None and raw is not None:
+        for name in ("codes", "routing_numbers"):
+            assert getattr(native, name) == getattr(raw, name)
+        for name in ("tn", "network", "donor", "routing_number", "ported_at"):
+            assert getattr(native, name).tolist() == getattr(raw, name).tolist()
+
+
 def expect_parity(chunk: bytes, columns: tuple[str, ...]) -> bool:
     """Either no answer, or every row's value; parse_row raises if it refuses a row. Returns whether it answered."""
-    raw = parse_rows(chunk, columns)
+    raw = parse_with_numpy(chunk, columns)
+    if native_bulk.available():
+        assert_same(parse_natively(chunk, columns), raw)
     if raw is None:
         return False
     assert values(raw) == [parse_row(line, columns) for line in chunk.removesuffix(b"\n").split(b"\n")]
@@ -241,27 +256,29 @@ def test_row_inside_each_bound_is_taken(row: str) -> None:
 
 @pytest.mark.parametrize("row", DECLINED)
 def test_row_beyond_each_bound_is_declined_and_refused(row: str) -> None:
-    assert parse_rows(f"{row}\n".encode(), SNAPSHOT_COLUMNS) is None
+    assert not expect_parity(f"{row}\n".encode(), SNAPSHOT_COLUMNS)
     with pytest.raises(ValueError, match=r"\S"):
         parse_row(row.encode(), SNAPSHOT_COLUMNS)
 
 
 @pytest.mark.parametrize("chunk", [b"", b"\n", b"\n\n", b",,,,", b"886912345678,1402,,,"])
 def test_chunk_without_whole_rows_is_declined(chunk: bytes) -> None:
-    assert parse_rows(chunk, SNAPSHOT_COLUMNS) is None
+    assert not expect_parity(chunk, SNAPSHOT_COLUMNS)
 
 
 def test_commas_that_only_add_up_are_declined() -> None:
     chunk = b"886912345678,1402,,\n886912345679,1402,,,,\n"
-    assert parse_rows(chunk, SNAPSHOT_COLUMNS) is None
+    assert not expect_parity(chunk, SNAPSHOT_COLUMNS)
 
 
 def test_every_day_of_a_leap_cycle_has_the_same_value() -> None:
     first = datetime(2096, 1, 1, 12, 30, 15, tzinfo=UTC)  # over 2100, which is no leap year
     days = [first + timedelta(days=day) for day in range((datetime(2106, 1, 1, tzinfo=UTC) - first).days)]
     chunk = "".join(f"{day:%Y-%m-%dT%H:%M:%S}Z,1402,886912345678\n" for day in days).encode()
-    raw = parse_rows(chunk, ("ported_at", "network_code", "tn"))
+    raw = parse_with_numpy(chunk, ("ported_at", "network_code", "tn"))
     assert raw is not None
+    if native_bulk.available():
+        assert_same(parse_natively(chunk, ("ported_at", "network_code", "tn")), raw)
     assert raw.ported_at.tolist() == [int(day.timestamp()) for day in days]
 
 
@@ -269,6 +286,6 @@ def test_row_as_long_as_a_row_may_be_is_judged_alike() -> None:
     # 256 bytes cannot be reached by fields that are right, so the bound shows only in what is refused.
     for length in (255, 256, 257, 258):
         row = ("886912345678,1402,,," + "0" * length)[:length].encode()
-        assert parse_rows(row + b"\n", SNAPSHOT_COLUMNS) is None
+        assert not expect_parity(row + b"\n", SNAPSHOT_COLUMNS)
         with pytest.raises(ValueError, match="longer than 256" if length > 256 else "ported_at"):
             parse_row(row, SNAPSHOT_COLUMNS)

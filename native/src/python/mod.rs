@@ -1,5 +1,6 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
+mod bulk;
 mod codecs;
 mod load;
 mod server;
@@ -13,6 +14,8 @@ use pyo3::pymodule;
 mod _native {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::bulk::{LineChunks, pack_numbers, parse_rows};
     #[pymodule_export]
     use super::codecs::{Clients, Plan, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb};
     #[pymodule_export]
