@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypedDict, final
+from typing import Protocol, Self, TypedDict, final
+
+import numpy as np
+import numpy.typing as npt
 
 VERSION: str
 
