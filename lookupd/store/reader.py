@@ -92,7 +92,8 @@ class Reader:
             self._environment.reader_check()
             self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
             self._get = self._transaction.get
-            self._version = -1
+            self._stored: bytes | None = None
+            self._loaded = False
             self.state = State()
             self.damaged: set[int] = set()
             self.routes: list[Route | None] = [None]
@@ -130,7 +131,10 @@ class Reader:
         except lmdb.Error as error:
             raise StoreError(f"{self.path}: {error}") from None
         self._get = self._transaction.get
-        if self._transaction.id() != self._version:
+        # Not by the transaction's id: LMDB reads the newest id and then that commit's roots, and a thread that sleeps
+        # in between for two commits gets later roots under the earlier id.
+        stored = self._get(META_STATE, db=self._handles["meta"])
+        if not self._loaded or (None if stored is None else bytes(stored)) != self._stored:
             self._load_state()
 
     def _begin(self) -> lmdb.Transaction[memoryview]:
@@ -142,16 +146,16 @@ class Reader:
 
     def _load_state(self) -> None:
         tables = self.state.tables
-        first = self._version < 0
-        self._version = self._transaction.id()
+        first, self._loaded = not self._loaded, True
         self.damaged.clear()  # each commit may have mended a block; the next read of it tells
         stored = self._get(META_STATE, db=self._handles["meta"])
         try:
+            self._stored = None if stored is None else bytes(stored)
             self.state = State() if stored is None else unpack_state(stored)
             if first or self.state.tables != tables:
                 self._load_tables()
         except (lmdb.Error, msgspec.MsgspecError, struct.error, ValueError) as error:
-            self._version = -1
+            self._loaded = False
             raise StoreError(f"{self.path}: the store's state or tables are damaged: {error}; restore it") from None
 
     def _load_tables(self) -> None:
