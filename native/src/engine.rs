@@ -110,16 +110,19 @@ impl<'e> Found<'e> {
 /// Resolves numbers batch by batch: `begin`, then look-ups, whose answers come from one state. Of one thread.
 pub struct Engine {
     service: Arc<Service>,
-    terms: Cache<ServiceTerms, Arc<Terms>>,
-    plan: Arc<Plan>,
-    clients: Arc<Clients>,
-    usage: Arc<Usage>,
-    environment: Option<Arc<Environment>>,
+    newest: Cache<ServiceTerms, Arc<Terms>>,
+    /// Those of this batch. Kept from batch to batch: counting references is shared work between cores.
+    terms: Arc<Terms>,
     reader: Option<Reader>,
     serial: u32,
     age_seconds: Option<u64>,
     usable: bool,
     unreadable: Cell<u64>,
+}
+
+/// A reader of the terms' store; None while there is none, or none that can be read: the next batch tries again.
+fn open(terms: &Terms) -> Option<Reader> {
+    terms.store.as_ref().and_then(|store| Reader::new(Arc::clone(store)).ok())
 }
 
 /// Lets a `Cache` own its way to the terms.
@@ -138,13 +141,10 @@ impl Engine {
     pub fn new(service: Arc<Service>) -> Engine {
         let terms = service.terms();
         Engine {
-            terms: Cache::new(ServiceTerms(Arc::clone(&service))),
+            newest: Cache::new(ServiceTerms(Arc::clone(&service))),
             service,
-            plan: Arc::clone(&terms.plan),
-            clients: Arc::clone(&terms.clients),
-            usage: Arc::clone(&terms.usage),
-            environment: None,
-            reader: None,
+            reader: open(&terms),
+            terms,
             serial: 0,
             age_seconds: None,
             usable: false,
@@ -156,8 +156,7 @@ impl Engine {
     ///
     /// `now`: Unix seconds. Never fails: a store that cannot be read is not usable.
     pub fn begin(&mut self, now: u64) {
-        let terms = Arc::clone(self.terms.load());
-        self.take_over(&terms);
+        self.take_over();
         self.usable = false;
         self.age_seconds = None;
         let Some(reader) = self.reader.as_mut() else { return };
@@ -169,46 +168,47 @@ impl Engine {
         let Some(confirmed_at) = state.confirmed_at else { return };
         let age = now.saturating_sub(confirmed_at);
         self.age_seconds = Some(age);
-        self.usable = terms.stale_after == 0.0 || age as f64 <= terms.stale_after;
+        self.usable = self.terms.stale_after == 0.0 || age as f64 <= self.terms.stale_after;
     }
 
     /// Hold no old state while nothing is asked; the next `begin` pins again.
     pub fn rest(&mut self) {
-        let terms = Arc::clone(self.terms.load());
-        self.take_over(&terms);
+        self.take_over();
         if let Some(reader) = self.reader.as_mut() {
             reader.release();
         }
     }
 
-    fn take_over(&mut self, terms: &Terms) {
-        self.plan = Arc::clone(&terms.plan);
-        self.clients = Arc::clone(&terms.clients);
-        self.usage = Arc::clone(&terms.usage);
-        let same = match (&terms.store, &self.environment) {
-            (Some(wanted), Some(held)) => Arc::ptr_eq(wanted, held),
-            (None, None) => true,
+    fn take_over(&mut self) {
+        let newest = self.newest.load();
+        let same = Arc::ptr_eq(newest, &self.terms);
+        if same && (self.reader.is_some() || self.terms.store.is_none()) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.terms, Arc::clone(newest));
+        let same_store = match (&before.store, &self.terms.store) {
+            (Some(held), Some(wanted)) => Arc::ptr_eq(held, wanted),
             _ => false,
         };
-        if !same || (self.reader.is_none() && terms.store.is_some()) {
-            self.reader = terms.store.as_ref().and_then(|store| Reader::new(Arc::clone(store)).ok());
-            self.environment.clone_from(&terms.store);
+        if !same_store || self.reader.is_none() {
+            self.reader = None; // let go of the old store before the new one is asked for a slot
+            self.reader = open(&self.terms);
         }
     }
 
     /// The clients of the terms that the batch began with.
     pub fn clients(&self) -> &Arc<Clients> {
-        &self.clients
+        &self.terms.clients
     }
 
     /// Their counts.
     pub fn usage(&self) -> &Usage {
-        &self.usage
+        &self.terms.usage
     }
 
     /// The number's E.164 digits as the plan reads them.
     pub fn digits(&self, dialled: &[u8]) -> Option<Digits> {
-        self.plan.digits(dialled)
+        self.terms.plan.digits(dialled)
     }
 
     /// Find the number's block and have the processor fetch it.
@@ -256,9 +256,9 @@ impl Engine {
     }
 
     fn find_unported<'e>(&'e self, reader: &'e Reader, digits: &Digits, restricted: bool) -> Found<'e> {
-        let portable = self.plan.portable(digits);
+        let portable = self.terms.plan.portable(digits);
         // A number of another country has no kind here; the ranges table may know it all the same.
-        let may_be_held = portable.unwrap_or_else(|| !self.plan.covers(digits));
+        let may_be_held = portable.unwrap_or_else(|| !self.terms.plan.covers(digits));
         if !may_be_held {
             return Found { outcome: Outcome::NotPortable, route: None, restricted };
         }

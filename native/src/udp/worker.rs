@@ -135,7 +135,7 @@ impl<D: Dialect> Worker<D> {
                         return Ok(());
                     }
                     self.engine.rest();
-                    self.socket_is_empty();
+                    self.socket_is_empty(now_monotonic_ns());
                 }
                 // An ICMP error of an earlier reply is told on this socket: the next read goes on.
                 Err(error) => {
@@ -148,11 +148,9 @@ impl<D: Dialect> Worker<D> {
         }
     }
 
-    /// What is read from now on arrived after now; half the limit later it is not half the limit old.
-    fn socket_is_empty(&mut self) {
-        if D::LATE_NS != 0 {
-            self.fresh_until = now_monotonic_ns() + D::LATE_NS / 2;
-        }
+    /// What is read from now on arrived after `now`; half the limit later it is not half the limit old.
+    fn socket_is_empty(&mut self, now: u64) {
+        self.fresh_until = now + D::LATE_NS / 2;
     }
 
     fn serve(&mut self, count: usize) {
@@ -198,7 +196,7 @@ impl<D: Dialect> Worker<D> {
             self.shared.gso.store(false, Ordering::Relaxed);
         }
         if count < SLOTS {
-            self.socket_is_empty();
+            self.socket_is_empty(now);
         }
     }
 }
