@@ -101,7 +101,9 @@ impl Asked {
         let numbers = match &self.numbers {
             None if self.first <= self.last => draw_numbers(self.first, self.last, self.seed),
             None => return Err(PyValueError::new_err("the range ends before it begins")),
-            Some(path) => read_numbers(&std::fs::read(path)?)
+            Some(path) => std::fs::read(path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| read_numbers(&text))
                 .map_err(|reason| PyValueError::new_err(format!("{}: {reason}", path.display())))?,
         };
         Ok(Questions::new(self.dialect()?, &numbers, self.batch, self.tcp))
