@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,27 @@ def accounted(report: Report) -> Report:
     return report
 
 
+@contextlib.contextmanager
+def asked_command(numbers: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which has asked something of a server that sends it back."""
+    asked = threading.Event()
+
+    def reply(query: bytes) -> list[bytes]:
+        asked.set()
+        return [query]
+
+    with answering(reply) as server:
+        command = [sys.executable, "-m", "lookupd.cli", "bench", "--server", server, "--numbers", str(numbers)]
+        with subprocess.Popen(
+            [*command, *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert asked.wait(30)
+                yield process
+            finally:
+                process.kill()
+
+
 # -- real servers ----------------------------------------------------------------------------------------
 
 
@@ -193,6 +215,21 @@ def test_open_loop_counts_latency_from_the_intended_send(
     # Of 1,000 questions, the ten slowest were due in the first 10 ms; the 400th was due at 399 ms.
     assert report.latency_ns.p99 >= 380_000_000
     assert report.latency_ns.max >= 395_000_000
+
+
+def test_client_that_was_held_up_says_so_in_every_latency(numbers: Path) -> None:
+    """A client that stood still for 400 ms of its 1,200: what was due meanwhile counts from its own moment."""
+    with asked_command(numbers, "--rate", "1000", "--count", "1200", "--timeout", "30") as process:
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.4)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=30)
+    report = accounted(msgspec.json.decode(out, type=Report))
+    assert report.received == 1200
+    assert report.latency_ns is not None
+    assert report.latency_ns.p90 >= 200_000_000
+    assert report.behind_ns_max >= 380_000_000
+    assert "behind its schedule" in " ".join(bench.remarks(report))
 
 
 # -- the echo --------------------------------------------------------------------------------------------
@@ -356,22 +393,9 @@ def test_table_says_what_was_asked_and_how_to_read_it(served: Served, numbers: P
 
 
 def test_ctrl_c_ends_early_with_what_was_measured(numbers: Path) -> None:
-    asked = threading.Event()
-
-    def reply(query: bytes) -> list[bytes]:
-        asked.set()
-        return [query]
-
-    with answering(reply) as server:
-        command = [sys.executable, "-m", "lookupd.cli", "bench", "--server", server, "--numbers", str(numbers)]
-        command += ["--seconds", "600", "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                assert asked.wait(30)
-                process.send_signal(signal.SIGINT)
-                out, error = process.communicate(timeout=30)
-            finally:
-                process.kill()
+    with asked_command(numbers, "--seconds", "600") as process:
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
     report = accounted(msgspec.json.decode(out, type=Report))
     assert report.stopped
