@@ -302,7 +302,8 @@ class LoadFound(TypedDict):
 def load(asked: LoadAsked, control: LoadControl) -> LoadFound:
     """Ask until time or count is used up or control says stop; the interpreter runs on meanwhile.
 
-    Raises ValueError with the reason when it cannot be asked like that, OSError when a socket or the file fails.
+    Raises ValueError with the reason when it cannot be asked like that or the file cannot be read, OSError when
+    a socket cannot be made or the server not be reached.
     """
 
 def echo(fd: int, gso: bool = False, gro: bool = False, control: LoadControl | None = None) -> int:

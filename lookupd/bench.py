@@ -7,9 +7,11 @@ What is looked at of an answer is its id and its outcome; whether it is right is
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -183,33 +185,51 @@ def run(options: Options, progress: Progress | None = None) -> Report:
     """
     options.check()
     native = _load_native()
-    asked = _asked(options)
     control = native.LoadControl()
+    asked = _asked(options)
     outcome: list[_native.LoadFound | Exception] = []
+    done = threading.Event()
 
     def ask() -> None:
         try:
             outcome.append(native.load(asked, control))
         except Exception as error:  # told by the waiting thread
             outcome.append(error)
+        done.set()
 
-    thread = threading.Thread(target=ask, name="bench")
-    thread.start()
-    stopped = False
-    while thread.is_alive():
+    with _stopped_by_ctrl_c(control) as stopped:
+        threading.Thread(target=ask, name="bench").start()
         try:
-            thread.join(PROGRESS_SECONDS)
-            if progress is not None:
-                progress(*control.progress())
-        except KeyboardInterrupt:
+            while not done.wait(PROGRESS_SECONDS):
+                if progress is not None:
+                    progress(*control.progress())
+        finally:
             control.stop()
-            stopped = True
     found = outcome[0]
     if isinstance(found, OSError):
         raise LookupdError(f"{options.server}: {found}") from None
     if isinstance(found, Exception):
         raise found
-    return _report(options, found, stopped)
+    return _report(options, found, stopped.is_set())
+
+
+@contextlib.contextmanager
+def _stopped_by_ctrl_c(control: _native.LoadControl) -> Iterator[threading.Event]:
+    """Meanwhile SIGINT ends the asking, and the event tells of it. Only the main thread hears signals."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        control.stop()
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _load_native() -> ModuleType:

@@ -50,6 +50,13 @@ impl<'a> Asking<'a> {
         Some((id, &self.message))
     }
 
+    /// Asking has ended: what was due and could not be asked any more counts as how far behind we were.
+    pub fn end(&self, now_ns: u64, tally: &mut Tally) {
+        if let Some(intended) = self.pace.next(now_ns, self.flight.waiting()) {
+            tally.behind_ns_max = tally.behind_ns_max.max(now_ns.saturating_sub(intended));
+        }
+    }
+
     /// The kernel did not take this one.
     pub fn not_sent(&mut self, id: u32, tally: &mut Tally) {
         if self.flight.give_up(id) {
@@ -86,5 +93,62 @@ impl<'a> Asking<'a> {
     /// Nobody will answer any more: all that is in flight is lost.
     pub fn give_up_all(&mut self, tally: &mut Tally) {
         tally.lost += self.flight.expire(u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::pace::Loop;
+    use crate::load::questions::Dialect;
+
+    /// An answer to a query of `pdb` with this id.
+    fn not_found(id: u8) -> [u8; 6] {
+        [1, 1, 3, 6, 0, id]
+    }
+
+    fn asked(kind: Loop, run: impl FnOnce(&mut Asking<'_>, &mut Tally)) -> Tally {
+        let questions = Questions::new(Dialect::Pdb, &["110".into()], 1, false);
+        let mut asking = Asking::new(&questions, 0, Pace::new(kind, 0, 1, 3), 10, 1_000);
+        let mut tally = Tally::new();
+        asking.begin(0);
+        run(&mut asking, &mut tally);
+        tally
+    }
+
+    #[test]
+    fn open_loop_counts_from_the_intended_send_and_gives_up_from_the_actual_one() {
+        let tally = asked(Loop::Open { rate: 1_000_000 }, |asking, tally| {
+            assert_eq!(asking.next(5_000, tally).unwrap().0, 0); // meant for 0
+            assert_eq!(asking.next(5_000, tally).unwrap().0, 1); // meant for 1,000
+            asking.take(&not_found(1), 5_500, tally);
+            asking.expire(5_900, tally);
+            assert_eq!(tally.lost, 0);
+            asking.expire(6_001, tally);
+            asking.end(9_000, tally); // the third was meant for 2,000
+        });
+        assert_eq!(tally.histogram(), [(4_503, 1)]); // 4,500, in a bucket of 4
+        assert_eq!((tally.sent, tally.received, tally.lost, tally.behind_ns_max), (2, 1, 1, 7_000));
+        assert_eq!((tally.outcomes[1], tally.numbers, tally.last_reply_ns), (1, 1, 5_500));
+    }
+
+    #[test]
+    fn closed_loop_counts_from_the_actual_send() {
+        let tally = asked(Loop::Closed { window: 1 }, |asking, tally| {
+            assert!(asking.next(5_000, tally).is_some());
+            assert!(asking.next(5_000, tally).is_none());
+            asking.take(&not_found(0), 5_500, tally);
+            asking.take(&not_found(0), 5_600, tally);
+            asking.take(&not_found(9), 5_600, tally);
+            asking.take(b"junk", 5_600, tally);
+            assert_eq!(asking.next(6_000, tally).unwrap().0, 1);
+            asking.not_sent(1, tally);
+            asking.not_sent(1, tally);
+            asking.take(&not_found(1), 6_100, tally);
+            asking.end(9_000, tally);
+        });
+        assert_eq!(tally.histogram(), [(500, 1)]);
+        assert_eq!((tally.sent, tally.received, tally.lost, tally.unsent), (2, 1, 1, 1));
+        assert_eq!((tally.duplicate, tally.unknown, tally.late, tally.behind_ns_max), (1, 2, 1, 0));
     }
 }

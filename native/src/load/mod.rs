@@ -164,7 +164,12 @@ fn ask_all(mut lines: Vec<Line<'_>>, options: &Options, control: &Control, ready
     let mut told = (0, 0, 0);
     let mut is_asking = true;
     loop {
-        is_asking = is_asking && now < end && !control.is_stopped() && lines.iter().any(|line| !line.has_asked_all());
+        if is_asking && (now >= end || control.is_stopped() || lines.iter().all(Line::has_asked_all)) {
+            is_asking = false;
+            for line in &lines {
+                line.asking.end(now.min(end), &mut tally);
+            }
+        }
         let mut waiting = false;
         for line in &mut lines {
             now = line.visit(&mut desk, &mut tally, is_asking);

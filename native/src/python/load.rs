@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::load::echo::echo as echo_until;
-use crate::load::questions::{draw_numbers, read_numbers};
+use crate::load::questions::{NUMBERS_DRAWN, draw_numbers, read_numbers};
 use crate::load::replies::labels;
 use crate::load::{Control, Dialect, Loop, Options, Questions, Report, run};
 use crate::udp::sys::{duplicate, set_receive_timeout};
@@ -99,9 +99,11 @@ impl Asked {
 
     fn questions(&self) -> PyResult<Questions> {
         let numbers = match &self.numbers {
-            None if self.first <= self.last => draw_numbers(self.first, self.last, self.seed),
+            None if self.first <= self.last => draw_numbers(self.first, self.last, self.seed, NUMBERS_DRAWN),
             None => return Err(PyValueError::new_err("the range ends before it begins")),
-            Some(path) => read_numbers(&std::fs::read(path)?)
+            Some(path) => std::fs::read(path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| read_numbers(&text))
                 .map_err(|reason| PyValueError::new_err(format!("{}: {reason}", path.display())))?,
         };
         Ok(Questions::new(self.dialect()?, &numbers, self.batch, self.tcp))

@@ -3,8 +3,10 @@
 //! The only module for sockets that may be `unsafe`; its callers hold borrowed descriptors and see slices. What a
 //! datagram means, and who may ask, is decided elsewhere. Linux only: the calls have no other home.
 //!
-//! Called directly, since no crate joins what these have in common: `quinn-udp` has no `sendmmsg`, so that
-//! replies to different peers cost a call each.
+//! Called directly, not through `quinn-udp` (0.6.3, measured on loopback): its sockets are told the time, the
+//! destination and the traffic class of every datagram, wanted or not, which is 200 of the 700 ns that receiving one
+//! takes; `sendmmsg`, which it has not, spares 2 % of sending to many peers. It also passes over replies that the
+//! kernel refused, which are counted here, and forbids to cut up a reply larger than the path allows.
 #![allow(unsafe_code)]
 
 use std::io;
