@@ -10,7 +10,7 @@ mod _native {
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
 
     #[pymodule_export]
-    use super::bulk::{LineChunks, pack_numbers, parse_rows};
+    use super::bulk::{LineChunks, pack_numbers, parse_rows, unchanged_blocks};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
