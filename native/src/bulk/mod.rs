@@ -15,9 +15,10 @@ pub mod words;
 use lines::{Bounds, Compression, LineChunks};
 use rows::{Column, EMPTY};
 
-/// Any bytes as a snapshot's file: what a fuzzer calls. Panics if a chunk or a row breaks what is promised of it.
+/// Any bytes as a snapshot's file: what a fuzzer calls. The first says how the rest is compressed, and its columns.
 ///
-/// The first byte says how the rest is compressed and which columns it has.
+/// # Panics
+/// If a chunk or a row breaks what is promised of it.
 pub fn read_any_bytes(data: &[u8]) {
     let Some((&choice, file)) = data.split_first() else { return };
     let compression = match choice & 3 {
