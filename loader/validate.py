@@ -59,7 +59,7 @@ def read_columns(
     except ValueError as error:
         raise Rejected(file.name, [(1, str(error))]) from None
     table = GrowingColumns()
-    for chunk, raw in _parsed(_with_first(first, chunks), columns):
+    for chunk, raw in _parsed(_with_first(first, _read_ahead(chunks)), columns):
         part = _routes_of_columns(raw, routes) if raw is not None else None
         if part is None:
             part = _read_slowly(file, chunk, len(table) + 2, columns, routes)
@@ -67,6 +67,15 @@ def read_columns(
     check_row_count(file, len(table))
     rows = table.columns() if table.rising else _sorted(file, table.columns())
     return _check_kinds(file, rows, plan), columns
+
+
+def _read_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, the next one being read and decompressed while the last one is worked on."""
+    with ThreadPoolExecutor(1, "read") as thread:
+        reading = thread.submit(next, chunks, None)
+        while (chunk := reading.result()) is not None:
+            reading = thread.submit(next, chunks, None)
+            yield chunk
 
 
 def _parsed(chunks: Iterator[bytes], columns: tuple[str, ...]) -> Iterator[tuple[bytes, RawColumns | None]]:

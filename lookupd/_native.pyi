@@ -352,3 +352,17 @@ def pack_numbers(
 
     Raises ValueError for columns that do not rise, differ in length, or name a route without a fingerprint.
     """
+
+def unchanged_blocks(
+    tn: npt.NDArray[np.uint64],
+    route: npt.NDArray[np.uint16],
+    donor: npt.NDArray[np.uint16],
+    ported_at: npt.NDArray[np.uint32],
+    block_rows: list[tuple[bytes, bytes]],
+    details_rows: list[tuple[bytes, bytes]],
+) -> tuple[bytes, int, int]:
+    """Stored blocks that are sound and hold just these numbers, whatever feed position they note.
+
+    Rows: keys and values as stored, in the order of the keys. Returns block numbers (u64), how many numbers they
+    hold, and the sum of their content digests. Raises ValueError for columns that do not rise or differ in length.
+    """

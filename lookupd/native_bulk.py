@@ -2,9 +2,10 @@
 
 Each call stands before a Python path that defines what is right, and gives the same or declines:
 
-    LineChunks      loader.files.line_chunks: read, decompress, cut into whole lines
-    parse_rows      loader.formats.lookupd_columns.parse_rows: a chunk's rows to columns
-    pack_numbers    lookupd.store.bulk: the rows of `blocks` and `details` for an empty store
+    LineChunks         loader.files.line_chunks: read, decompress, cut into whole lines
+    parse_rows         loader.formats.lookupd_columns.parse_rows: a chunk's rows to columns
+    pack_numbers       lookupd.store.bulk: the rows of `blocks` and `details` for an empty store
+    unchanged_blocks   lookupd.store.bulk: which stored blocks a snapshot leaves as they are
 
 All of them let go of the interpreter while they work. Where the module was not built, `available` is False
 and the Python paths serve alone.
@@ -27,3 +28,4 @@ if _native is not None:
     LineChunks = _native.LineChunks
     parse_rows = _native.parse_rows
     pack_numbers = _native.pack_numbers
+    unchanged_blocks = _native.unchanged_blocks

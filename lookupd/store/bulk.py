@@ -108,6 +108,12 @@ class Comparable(Protocol):
 
 def windows(change: Comparable, snapshot: Columns) -> Iterator[Window]:
     """Compare a snapshot with the store, a window at a time, in the order of the numbers."""
+    for numbers, blocks, existed in _of_windows(change, snapshot):
+        yield _window(change, numbers, blocks, existed)
+
+
+def _of_windows(change: Comparable, snapshot: Columns) -> Iterator[tuple[Columns, U64s, Mask]]:
+    """For each window what the snapshot wants in it, the blocks of either side, and which of them are stored."""
     change.flush()
     with change.transaction.cursor(db=change.handles["blocks"]) as cursor:
         stored = np.frombuffer(b"".join(cursor.iternext(keys=True, values=False)), ">u8").astype(np.uint64)
@@ -115,13 +121,12 @@ def windows(change: Comparable, snapshot: Columns) -> Iterator[Window]:
     blocks = np.union1d(stored, wanted)
     existed = np.isin(blocks, stored, assume_unique=True)
     for at in range(0, len(blocks), BLOCKS_PER_WINDOW):
-        end = at + BLOCKS_PER_WINDOW
-        yield _window(change, snapshot, blocks[at:end], existed[at:end])
+        some = blocks[at : at + BLOCKS_PER_WINDOW]
+        first, end = np.searchsorted(snapshot.tn, [some[0] * THOUSAND, (some[-1] + np.uint64(1)) * THOUSAND])
+        yield snapshot.slice(int(first), int(end)), some, existed[at : at + BLOCKS_PER_WINDOW]
 
 
-def _window(change: Comparable, snapshot: Columns, blocks: U64s, existed: Mask) -> Window:
-    first, end = np.searchsorted(snapshot.tn, [blocks[0] * THOUSAND, (blocks[-1] + np.uint64(1)) * THOUSAND])
-    new = snapshot.slice(int(first), int(end))
+def _window(change: Comparable, new: Columns, blocks: U64s, existed: Mask) -> Window:
     new_at = _positions(blocks, new.tn)
     damaged, entries, content, details, old_at = _read(change, blocks, existed)
     old_route = entries.reshape(-1)[old_at] & np.uint16(ROUTE_MASK)
@@ -226,15 +231,47 @@ def _replace(
     """Write what differs, window by window; returns what that changed, and the sum of the content digests."""
     total, content = Counts(), 0
     from_empty = change.blocks == 0
-    for window in windows(change, snapshot):
+    for wanted, every, stored in _of_windows(change, snapshot):
+        advance(len(every))
+        numbers, blocks, existed = wanted, every, stored
+        if native_bulk.available():
+            same, count, share = _unchanged(change, wanted, every[stored])
+            total.unchanged += count
+            content += share
+            if len(same) == len(every):
+                continue
+            numbers = _without(wanted, same)
+            left = np.isin(every, same, assume_unique=True, invert=True)
+            blocks, existed = every[left], stored[left]
+        window = _window(change, numbers, blocks, existed)
         counts = window.counts
         if counts.added or counts.removed or counts.changed or counts.mended:
             content += _write(change, window, sequence, fingerprints, from_empty)
         else:
             content += int(window.content.sum())
         total.add(counts)
-        advance(len(window.blocks))
     return total, content
+
+
+def _unchanged(change: Change, numbers: Columns, blocks: U64s) -> tuple[U64s, int, int]:
+    """Which of these stored blocks the snapshot leaves as they are, their numbers, and their content digests' sum."""
+    keys = [BLOCK_KEY.pack(block) for block in blocks.tolist()]
+    stored: list[Any] = []  # py-lmdb: bytes, or views where the transaction was begun so
+    for name in ("blocks", "details"):
+        with change.transaction.cursor(db=change.handles[name]) as cursor:
+            stored.append(cursor.getmulti(keys))
+    same, count, content = native_bulk.unchanged_blocks(
+        numbers.tn, numbers.route, numbers.donor, numbers.ported_at, *stored
+    )
+    return np.frombuffer(same, np.uint64), count, content
+
+
+def _without(numbers: Columns, blocks: U64s) -> Columns:
+    """The numbers that are not in these blocks."""
+    starts = block_starts(numbers.tn)
+    kept = np.isin(numbers.tn[starts] // THOUSAND, blocks, assume_unique=True, invert=True)
+    mask = np.repeat(kept, np.diff(starts, append=len(numbers)))
+    return Columns(numbers.tn[mask], numbers.route[mask], numbers.donor[mask], numbers.ported_at[mask])
 
 
 def _is_bare(change: Change) -> bool:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import zstandard
@@ -133,6 +134,38 @@ def test_both_paths_give_the_same_store_to_the_byte(
     assert native == load(tmp_path / "numpy", texts)
     assert filled == [1]
     assert native["blocks"]
+
+
+def test_damage_is_mended_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = []
+    for name in ("native", "numpy"):
+        if name == "numpy":
+            without_native(monkeypatch)
+        load(tmp_path / name, [text_of(rows(1))])
+        bench = Workbench(tmp_path / name)
+        damage(bench.store)
+        path = bench.publish("snapshot-main-2.csv", text_of(changed(rows(1))), len(changed(rows(1))))
+        with Writer(bench.store) as writer:
+            found = identify(path, "snapshot", "main")
+            result = apply_snapshot(writer, found, PLAN, UnixSeconds(1_800_000_100), Silent(), UNGUARDED)
+        stores.append((result, dump(bench.store)))
+        assert result.mended == 4
+    assert stores[0] == stores[1]
+
+
+def damage(store: Path) -> None:
+    """A wrong byte in a block and in another one's details; a block without details, and one that is too short."""
+    environment = lmdb.open(str(store), max_dbs=16, lib_version=0)
+    with environment.begin(write=True) as transaction:
+        blocks, details = (environment.open_db(name, txn=transaction) for name in (b"blocks", b"details"))
+        keys = [key for key, _ in transaction.cursor(db=blocks)]
+        for at, handle in ((1, blocks), (2, details)):
+            value = bytearray(transaction.get(keys[at], db=handle))
+            value[9] ^= 1
+            transaction.put(keys[at], bytes(value), db=handle)
+        transaction.delete(keys[7], db=details)
+        transaction.put(keys[8], transaction.get(keys[8], db=blocks)[:-1], db=blocks)
+    environment.close()
 
 
 def test_deltas_after_a_native_load_meet_what_they_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

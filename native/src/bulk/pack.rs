@@ -11,9 +11,11 @@ pub const BLOCK_BYTES: usize = ENTRIES_BYTES + 16;
 /// Bytes of one number's record in a details value.
 pub const DETAIL_BYTES: usize = 16;
 
-const ROUTE_MASK: u16 = 0x7FFF;
+/// The route in a block's entry.
+pub const ROUTE_MASK: u16 = 0x7FFF;
 const TN_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
-const THOUSAND: u64 = NUMBERS_PER_BLOCK as u64;
+/// Numbers in a block, as a divisor.
+pub const THOUSAND: u64 = NUMBERS_PER_BLOCK as u64;
 
 /// What was given is no table of numbers: our own mistake, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,27 @@ pub struct Numbers<'a> {
     pub ported_at: &'a [u32],
 }
 
+impl<'a> Numbers<'a> {
+    /// Whether it is a table at all: columns of one length, numbers that rise.
+    pub fn check(&self) -> Result<(), Unfit> {
+        if [self.route.len(), self.donor.len(), self.ported_at.len()] != [self.tn.len(); 3] {
+            return Err(Unfit("columns differ in length"));
+        }
+        if self.tn.is_sorted_by(|one, next| one < next) { Ok(()) } else { Err(Unfit("numbers do not rise")) }
+    }
+
+    /// The numbers start..end; none where they are not within the table.
+    #[must_use]
+    pub fn part(&self, start: usize, end: usize) -> Numbers<'a> {
+        Numbers {
+            tn: self.tn.get(start..end).unwrap_or_default(),
+            route: self.route.get(start..end).unwrap_or_default(),
+            donor: self.donor.get(start..end).unwrap_or_default(),
+            ported_at: self.ported_at.get(start..end).unwrap_or_default(),
+        }
+    }
+}
+
 /// Values ready to be put, in the order of their keys: one of each kind for every block.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Packed {
@@ -48,14 +71,14 @@ pub struct Packed {
 }
 
 /// Where each block begins among rising numbers: block numbers, and the index of the first number of each.
-pub fn block_starts(tn: impl Iterator<Item = u64>) -> (Vec<u64>, Vec<i64>) {
+pub fn block_starts(tn: impl Iterator<Item = u64>) -> (Vec<u64>, Vec<usize>) {
     let (mut blocks, mut starts) = (Vec::new(), Vec::new());
     let mut next = 0;
     for (at, tn) in tn.enumerate() {
         if tn >= next || at == 0 {
             let block = tn / THOUSAND;
             blocks.push(block);
-            starts.push(at as i64);
+            starts.push(at);
             next = block.saturating_add(1).saturating_mul(THOUSAND);
         }
     }
@@ -73,13 +96,8 @@ fn mix(value: u64) -> u64 {
 ///
 /// sequence: feed position noted with each number. fingerprints: by route id, what each route stands for.
 pub fn pack_numbers(numbers: &Numbers, sequence: u64, fingerprints: &[u64]) -> Result<Packed, Unfit> {
+    numbers.check()?;
     let count = numbers.tn.len();
-    if [numbers.route.len(), numbers.donor.len(), numbers.ported_at.len()] != [count; 3] {
-        return Err(Unfit("columns differ in length"));
-    }
-    if !numbers.tn.is_sorted_by(|one, next| one < next) {
-        return Err(Unfit("numbers do not rise"));
-    }
     let (blocks, _) = block_starts(numbers.tn.iter().copied());
     let mut packed = Packed {
         block_values: Vec::with_capacity(blocks.len() * BLOCK_BYTES),

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
+use crate::bulk::compare::{self, Row};
 use crate::bulk::lines::{self, Bounds, Compression, Stopped};
 use crate::bulk::pack::{self, BLOCK_BYTES, Numbers};
 use crate::bulk::rows::{self, Column};
@@ -129,6 +130,32 @@ pub fn pack_numbers<'py>(
         start = end;
     }
     Ok((blocks, details, packed.content))
+}
+
+/// Block numbers (u64) of the stored blocks that hold just these numbers, how many numbers that are, and the sum of
+/// their content digests: see `compare::unchanged`.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)] // lists arrive as what they were made into
+pub fn unchanged_blocks<'py>(
+    py: Python<'py>,
+    tn: &Bound<'py, PyAny>,
+    route: &Bound<'py, PyAny>,
+    donor: &Bound<'py, PyAny>,
+    ported_at: &Bound<'py, PyAny>,
+    block_rows: Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>,
+    details_rows: Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>,
+) -> PyResult<(Bound<'py, PyBytes>, usize, u64)> {
+    let (tn, route, donor, ported_at) = (values_of(tn)?, values_of(route)?, values_of(donor)?, values_of(ported_at)?);
+    let numbers = Numbers { tn: &tn, route: &route, donor: &donor, ported_at: &ported_at };
+    let (blocks, details) = (borrowed(&block_rows), borrowed(&details_rows));
+    let found = py
+        .detach(|| compare::unchanged(&numbers, &blocks, &details))
+        .map_err(|unfit| PyValueError::new_err(unfit.0))?;
+    Ok((bytes_of(py, &found.blocks, u64::to_ne_bytes)?, found.numbers, found.content))
+}
+
+fn borrowed<'a>(rows: &'a [(Bound<'_, PyBytes>, Bound<'_, PyBytes>)]) -> Vec<Row<'a>> {
+    rows.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect()
 }
 
 /// A copy of an array, which another thread may otherwise change meanwhile.

@@ -15,7 +15,7 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::bulk::{LineChunks, pack_numbers, parse_rows};
+    use super::bulk::{LineChunks, pack_numbers, parse_rows, unchanged_blocks};
     #[pymodule_export]
     use super::codecs::{Clients, Plan, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb};
     #[pymodule_export]
