@@ -85,11 +85,12 @@ impl<'a> Line<'a> {
         self.asking.is_done() || matches!(&self.wire, Wire::Tcp(connection) if connection.is_closed)
     }
 
-    /// Take the answers that are there, then ask what is due. Returns the time, on the monotonic clock.
-    pub fn visit(&mut self, desk: &mut Desk, tally: &mut Tally, is_asking: bool) -> u64 {
+    /// Take the answers that are there, then ask what is due, unless it is `ask_until_ns` already.
+    /// Returns the time, on the monotonic clock.
+    pub fn visit(&mut self, desk: &mut Desk, tally: &mut Tally, ask_until_ns: u64) -> u64 {
         match &mut self.wire {
-            Wire::Udp { socket, .. } => visit_socket(socket, &mut self.asking, desk, tally, is_asking),
-            Wire::Tcp(connection) => connection.visit(&mut self.asking, tally, is_asking),
+            Wire::Udp { socket, .. } => visit_socket(socket, &mut self.asking, desk, tally, ask_until_ns),
+            Wire::Tcp(connection) => connection.visit(&mut self.asking, tally, ask_until_ns),
         }
     }
 }
@@ -99,7 +100,7 @@ fn visit_socket(
     asking: &mut Asking<'_>,
     desk: &mut Desk,
     tally: &mut Tally,
-    is_asking: bool,
+    ask_until_ns: u64,
 ) -> u64 {
     let filled = if asking.is_waiting() { desk.inbox.receive(socket.as_fd(), false) } else { Ok(0) };
     let now = now_monotonic_ns();
@@ -114,7 +115,7 @@ fn visit_socket(
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
         Err(_) => tally.turned_away += 1, // nobody listens there, or the way is barred
     }
-    if is_asking {
+    if now < ask_until_ns {
         desk.ids.clear();
         while desk.ids.len() < BURST
             && let Some((id, message)) = asking.next(now, tally)
@@ -153,12 +154,12 @@ impl Connection {
         Ok(Connection { stream, out: Vec::new(), written: 0, read, filled: 0, is_closed: false })
     }
 
-    fn visit(&mut self, asking: &mut Asking<'_>, tally: &mut Tally, is_asking: bool) -> u64 {
+    fn visit(&mut self, asking: &mut Asking<'_>, tally: &mut Tally, ask_until_ns: u64) -> u64 {
         let come = if asking.is_waiting() { self.receive() } else { Ok(()) };
         let now = now_monotonic_ns();
         let gone = come.and_then(|()| self.take_frames(asking, now, tally)).and_then(|()| {
             for _ in 0..BURST {
-                if !is_asking || self.is_closed || self.out.len() > WRITE_BYTES_MAX {
+                if now >= ask_until_ns || self.is_closed || self.out.len() > WRITE_BYTES_MAX {
                     break;
                 }
                 let Some((_, frame)) = asking.next(now, tally) else { break };
@@ -221,4 +222,39 @@ impl Connection {
 
 fn may_go_on(error: io::Error) -> io::Result<()> {
     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::load::pace::{Loop, Pace};
+    use crate::load::questions::{Dialect, Questions};
+
+    /// An answer in a frame, its result of so many bytes more.
+    fn frame(id: u8, more: usize) -> Vec<u8> {
+        let mut message = vec![0x96, 1, 1, 0xCE, 0, 1, 0, id, 5, 60, 0x92, 1, 0xA0 | more as u8];
+        message.resize(message.len() + more, b'x');
+        [&(message.len() as u32).to_be_bytes(), message.as_slice()].concat()
+    }
+
+    #[test]
+    fn frames_are_found_wherever_they_were_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let frames: Vec<u8> = (0..20).flat_map(|id| frame(id, usize::from(id))).collect();
+        let questions = Questions::new(Dialect::Npq, &["110".into()], 1, true);
+        for size in 1..60 {
+            let mut connection = Connection::open(listener.local_addr().unwrap()).unwrap();
+            let pace = Pace::new(Loop::Closed { window: 20 }, 0, 1, 20);
+            let (mut asking, mut tally) = (Asking::new(&questions, 0, pace, 20, 1), Tally::new());
+            while asking.next(0, &mut tally).is_some() {}
+            for piece in frames.chunks(size) {
+                connection.read[connection.filled..][..piece.len()].copy_from_slice(piece);
+                connection.filled += piece.len();
+                connection.take_frames(&mut asking, 1, &mut tally).unwrap();
+            }
+            assert_eq!((tally.received, tally.outcomes[1], connection.filled), (20, 20, 0), "pieces of {size}");
+        }
+    }
 }

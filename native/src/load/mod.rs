@@ -172,7 +172,7 @@ fn ask_all(mut lines: Vec<Line<'_>>, options: &Options, control: &Control, ready
         }
         let mut waiting = false;
         for line in &mut lines {
-            now = line.visit(&mut desk, &mut tally, is_asking);
+            now = line.visit(&mut desk, &mut tally, if is_asking { end } else { 0 });
             waiting |= line.asking.is_waiting();
         }
         if is_asking {
