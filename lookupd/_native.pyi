@@ -1,11 +1,316 @@
-"""The native engine; built from native/ where Rust is."""
+"""The native engine. Built from `native/`; missing where Rust was at install time."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
 
 VERSION: str
+
+# -- store: python/store.rs ------------------------------------------------------------------------------
+
+@final
+class Environment:
+    """One store open for reading, in the shape of py-lmdb's; opened once in a process, shared with the workers.
+
+    Values are copies, whatever `buffers` says. Errors are py-lmdb's own; those of opening and of `warm` StoreError.
+    """
+
+    def __init__(self, path: str, map_size: int) -> None: ...
+    def path(self) -> str: ...
+    def open_db(self, name: bytes, txn: object = None, create: bool = False) -> Database: ...
+    def begin(
+        self, db: Database | None = None, parent: None = None, write: bool = False, buffers: bool = False
+    ) -> Transaction: ...
+    def stat(self) -> dict[str, int]: ...
+    def info(self) -> dict[str, int]: ...
+    def reader_check(self) -> int: ...
+    def set_mapsize(self, map_size: int) -> None:
+        """Take the writer's larger map; 0 is the only size. Raises lmdb.MapResizedError while others read."""
+
+    def warm(self) -> tuple[int, list[int]]:
+        """Read every page of the newest state: blocks read, numbers of damaged ones. Without the interpreter's lock."""
+
+    def reader(self) -> Reader:
+        """A reader as the workers have it, for tests and tools. Raises StoreError."""
+
+    def close(self) -> None:
+        """End its transactions and close the files; when workers or readers have them open, the last closes them."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+@final
+class Database:
+    """A named database of an environment."""
+
+@final
+class Transaction:
+    """One pinned state, until `abort`; each call raises lmdb.Error after it."""
+
+    def get(self, key: bytes, default: object = None, db: Database | None = None) -> bytes | None: ...
+    def cursor(self, db: Database | None = None) -> Cursor: ...
+    def stat(self, db: Database) -> dict[str, int]: ...
+    def id(self) -> int: ...
+    def abort(self) -> None: ...
+    def commit(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+@final
+class Cursor:
+    """A key of a state, and its value; ends with its transaction."""
+
+    def first(self) -> bool: ...
+    def last(self) -> bool: ...
+    def next(self) -> bool: ...
+    def prev(self) -> bool: ...
+    def set_range(self, key: bytes) -> bool: ...
+    def key(self) -> bytes: ...
+    def value(self) -> bytes: ...
+    def iternext(self, keys: bool = True, values: bool = True) -> Iterator[object]: ...
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+@final
+class Reader:
+    """A worker's reader: pinned states, one after another."""
+
+    def pin(self) -> None:
+        """Move to the newest commit. Raises StoreError; nothing can be read until a later pin succeeds."""
+
+    def release(self) -> None:
+        """Let go of the state until the next pin."""
+
+    def state(self) -> tuple[int, int, int, int | None]:
+        """Serial, tables, digest, and when the feed that was confirmed longest ago was."""
+
+    def entry(self, tn: int) -> int | None:
+        """A number's entry; None when its block is damaged. Raises StoreError."""
+
+    def route(self, route_id: int) -> tuple[str, str | None, str, int | None, bool] | None: ...
+    def range_holder(self, digits: str) -> int | None: ...
+
+# -- codecs: python/codecs.rs ----------------------------------------------------------------------------
+
+class Plan:
+    """A country's numbering plan, as `numbering.Plan` reads it; shared with the workers."""
+
+    def __new__(cls, country_code: str, trunk_prefix: str, heads: list[tuple[int, str, bool]]) -> Plan:
+        """heads: digits of the whole number, country code and prefix, whether such numbers can be ported."""
+
+    def digits(self, dialled: bytes) -> bytes | None:
+        """The number's E.164 digits; see `numbering.Plan.digits`. dialled: UTF-8."""
+
+    def portable(self, digits: bytes) -> bool | None:
+        """Whether a number of its kind can be ported; None if it has no kind. digits: as `digits` gave them."""
+
+    def covers(self, digits: bytes) -> bool:
+        """Whether the number starts with the country code. digits: as `digits` gave them."""
+
+class Clients:
+    """The clients list with its buckets; shared with the workers."""
+
+    def __new__(cls, rules: list[tuple[int, list[str]]]) -> Clients:
+        """rules: queries a second (0 = no limit) and networks. Raises ValueError for what is no network."""
+
+    def __len__(self) -> int:
+        """How many clients."""
+
+    def usage(self) -> list[list[list[int]]]:
+        """By client, then by dialect in the order of `counters.DIALECTS`: a `counters.Usage`."""
+
+    def find(self, host: str) -> int | None:
+        """Which client asks from this address; None if it is on no list. Raises ValueError for no address."""
+
+    def take(self, client: int, queries: int, now_ns: int) -> bool:
+        """See `access.Bucket`. Raises IndexError for no such client."""
+
+def decode_npq(
+    message: bytes,
+) -> tuple[tuple[int, bool, bool, list[bytes]] | None, tuple[int, int | None, int | None] | None]:
+    """Read one `npq` query message: the query, or why it is none; the other one is None.
+
+    The query: id, with names, whether an array was asked, the numbers as dialled. Why not: the place of the reason
+    in `model.DROP_REASONS`, and the id and code of the error message, the code None if there is to be none.
+    """
+
+def encode_npq(
+    message: bytes,
+    rows: list[tuple[int | None, int, tuple[str, str | None, str] | None, bool, int, int | None]],
+    bytes_max: int,
+) -> tuple[bytes, int]:
+    """The answer to an `npq` query message, and how many of the answers it holds.
+
+    rows: tn, outcome, (network code, routing number, operator), restricted, serial, age.
+    Raises ValueError if the message is no query.
+    """
+
+def encode_npq_error(id: int | None, code: int) -> bytes:
+    """The `npq` error message."""
+
+def decode_pdb(datagram: bytes, legacy: bool) -> tuple[tuple[int | None, bytes | None, bool] | None, int | None]:
+    """Read one `pdb` request: id, number and oddity, or the place of the reason in `model.DROP_REASONS`."""
+
+def encode_pdb(datagram: bytes, carrier_id: int | None) -> bytes:
+    """The reply to a `pdb` request of either form. Raises ValueError if it is none."""
+
+# -- serving ---------------------------------------------------------------------------------------------
+
+class Service:
+    """What is answered, from which data and to whom; shared by listeners and responders."""
+
+    def __init__(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None: ...
+    def use_terms(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None:
+        """Other terms, from the next batch on."""
+
+    def damaged_blocks(self, serial: int) -> list[int]:
+        """Blocks that look-ups found damaged in the state of this serial."""
+
+class Counts:
+    """Counts of a listener. latency: by outcome, answers by bucket; bucket i holds what took at most 2^i us, the
+    last one what took longer. latency_ns: by outcome, of all its answers."""
+
+    received: int
+    odd: int
+    unreadable: int
+    answered: list[int]
+    refused: list[int]
+    dropped: list[int]
+    latency: list[list[int]]
+    latency_ns: list[int]
+
+class UdpServer:
+    """The workers of one UDP listener: they serve from the moment it is made."""
+
+    def __init__(
+        self,
+        service: Service,
+        dialect: str,
+        sockets: list[int],
+        *,
+        legacy: bool = True,
+        unmapped_carrier_id: int = 1000,
+    ) -> None:
+        """sockets: descriptors of bound sockets, one a worker; duplicated, the caller closes its own."""
+
+    def stop(self) -> None:
+        """Answer what has arrived, then end the workers."""
+
+    def counts(self) -> Counts:
+        """Of all workers together."""
+
+    def failure(self) -> str | None:
+        """Why a worker cannot serve any more; None as long as all can."""
+
+    def offloads(self) -> tuple[bool, bool]:
+        """Whether datagrams are joined on receipt (GRO), and replies on sending (GSO)."""
+
+class Responder:
+    """Answers messages that Python hands in. Of one state from `begin` to `begin`."""
+
+    def __init__(
+        self,
+        service: Service,
+        dialect: str,
+        *,
+        answer_bytes_max: int,
+        tells_errors: bool,
+        legacy: bool = True,
+        unmapped_carrier_id: int = 1000,
+    ) -> None: ...
+    def begin(self, now: int) -> None:
+        """Take over the newest terms and pin the newest state. now: Unix seconds."""
+
+    def rest(self) -> None:
+        """Hold no state until the next `begin`."""
+
+    def respond(self, message: bytes, client: int, now_ns: int) -> bytes | None:
+        """The reply to one message, None for silence. client: its place in the clients list."""
+
+    def respond_many(self, messages: list[bytes], client: int, now_ns: int) -> list[bytes | None]:
+        """The replies to many messages of one client."""
+
+    def counts(self) -> Counts:
+        """Of all messages so far."""
+
+# -- the load tool ---------------------------------------------------------------------------------------
+
+class LoadControl:
+    """Stop and progress of a run in another thread."""
+
+    def __init__(self) -> None: ...
+    def stop(self) -> None:
+        """Ask no more; what is in flight is still waited for."""
+
+    def progress(self) -> tuple[int, int, int]:
+        """Queries sent, received and lost until a moment ago."""
+
+class LoadAsked(TypedDict):
+    """What to ask. window and rate: one of them is 0. numbers: a file's path; None = first to last."""
+
+    host: str
+    port: int
+    tcp: bool
+    dialect: str
+    numbers: str | None
+    first: int
+    last: int
+    seed: int
+    sockets: int
+    threads: int
+    window: int
+    rate: int
+    batch: int
+    gso: bool
+    seconds: float | None
+    count: int | None
+    timeout: float
+
+class LoadFound(TypedDict):
+    """What came of it; latency_ns is None when nothing was answered."""
+
+    sent: int
+    received: int
+    lost: int
+    unsent: int
+    late: int
+    duplicate: int
+    unknown: int
+    numbers: int
+    turned_away: int
+    behind_ns_max: int
+    asking_ns: int
+    answering_ns: int
+    cpu_ns: int
+    gso: bool
+    gro: bool
+    outcomes: dict[str, int]
+    latency_ns: dict[str, int] | None
+    histogram: list[tuple[int, int]]
+
+def load(asked: LoadAsked, control: LoadControl) -> LoadFound:
+    """Ask until time or count is used up or control says stop; the interpreter runs on meanwhile.
+
+    Raises ValueError with the reason when it cannot be asked like that, OSError when a socket or the file fails.
+    """
+
+def echo(fd: int, gso: bool = False, gro: bool = False, control: LoadControl | None = None) -> int:
+    """Send back what arrives on a bound UDP socket until control says stop, or a signal's handler raises.
+
+    The socket becomes blocking, with a receive timeout. gso: join neighbouring replies; gro: take queries joined.
+    Returns datagrams sent back. Raises OSError. The interpreter runs on meanwhile.
+    """
 
 # -- bulk loading ----------------------------------------------------------------------------------------
 

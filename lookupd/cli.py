@@ -298,6 +298,96 @@ def status(config: Path | None, store: Path | None, as_json: bool) -> None:
     _run(as_json, work)
 
 
+@cli.command()
+@click.option("--server", default=DEFAULT_SERVER, show_default=True, help="udp:// or tcp://.")
+@click.option("--dialect", type=click.Choice(["npq", "pdb"]), default="npq", show_default=True)
+@click.option("--numbers", type=PATH, help="File of numbers, one a line, asked in its order and again.")
+@click.option("--range", "span", metavar="FIRST-LAST", help="Draw numbers evenly from a range instead.")
+@click.option("--seed", default=1, show_default=True, help="What is drawn: the same for the same seed.")
+@click.option("--sockets", default=1, show_default=True, help="Sockets or connections to ask from.")
+@click.option("--threads", default=1, show_default=True, help="Threads that ask; each keeps a core busy.")
+@click.option("--window", type=int, help="Closed loop: queries in flight on each socket.  [default: 32]")
+@click.option("--rate", type=int, help="Open loop: queries a second over all sockets, whether or not answers come.")
+@click.option("--batch", default=1, show_default=True, help="Numbers in each query (npq).")
+@click.option("--gso/--no-gso", default=False, help="Join queries that leave together, take answers joined (UDP).")
+@click.option("--seconds", type=float, help="How long to ask.  [default: 10]")
+@click.option("--count", type=int, help="How many queries to ask instead, or at most.")
+@click.option("--timeout", default=1.0, show_default=True, help="Seconds after which a query counts as lost.")
+@click.option("--remote", is_flag=True, help="The server is yours, although it is not on this machine.")
+@json_option
+def bench(span: str | None, window: int | None, rate: int | None, as_json: bool, **others: Any) -> None:
+    """Measure what a server answers and how fast; Ctrl-C ends early with what was measured.
+
+    A closed loop (--window) finds how much it can do; an open loop (--rate) finds how long callers wait at a
+    given load. docs/bench.md tells how not to fool oneself.
+
+    \b
+    Examples: lookupd bench --range 886912000000-886912999999 --window 128 --gso
+              lookupd bench --numbers asked.txt --rate 50000 --sockets 64 --seconds 30 --json
+              lookupd bench --server udp://127.0.0.1:5574 --dialect pdb --numbers asked.txt
+    """
+    from lookupd.bench import Options, run, show
+
+    if window is not None and rate is not None:
+        raise click.UsageError("--window is a closed loop, --rate an open one: choose one")
+    if (span is None) == (others["numbers"] is None):
+        raise click.UsageError("name the numbers: --numbers FILE or --range FIRST-LAST")
+    first, last = _span(span)
+    options = Options(first=first, last=last, window=32 if window is None else window, rate=rate, **others)
+    try:
+        options.check()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+    def work() -> None:
+        try:
+            report = run(options, _tell_progress if sys.stderr.isatty() else None)
+        except ValueError as error:
+            raise LookupdError(str(error)) from None
+        if sys.stderr.isatty():
+            click.echo("\r\033[K", err=True, nl=False)
+        if as_json:
+            click.echo(msgspec.json.encode(report))
+        else:
+            show(report)
+        if not report.received:
+            click.echo(f"error: {options.server}: nothing was answered: does it listen there, may we ask?", err=True)
+            sys.exit(LookupdError.exit_code)
+
+    _run(as_json, work)
+
+
+def _span(text: str | None) -> tuple[int, int]:
+    """`FIRST-LAST`, either with or without a plus sign. Raises UsageError."""
+    if text is None:
+        return 0, 0
+    first, _, last = text.replace("+", "").partition("-")
+    if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+        raise click.UsageError(f"--range {text}: write it like 886912000000-886912999999")
+    return int(first), int(last)
+
+
+def _tell_progress(sent: int, received: int, lost: int) -> None:
+    click.echo(f"\r\033[Ksent {sent:,}  received {received:,}  lost {lost:,}", err=True, nl=False)
+
+
+@cli.command()
+@json_option
+def engine(as_json: bool) -> None:
+    """Say which engine would serve UDP here, and why.
+
+    \b
+    Example: lookupd engine
+    """
+    from lookupd.fastpath import native_missing
+
+    missing = native_missing()
+    if as_json:
+        click.echo(json.dumps({"engine": "python" if missing else "native", "reason": missing}))
+    else:
+        click.echo(f"engine: python: {missing}" if missing else "engine: native")
+
+
 def main() -> None:
     """Entry point of `lookupd`."""
     cli()

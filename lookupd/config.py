@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lookupd.errors import ConfigError
+from lookupd.limits import ENGINE_THREADS_MAX
 from lookupd.numbering import Plan, load_plan
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
@@ -79,9 +80,11 @@ class PdbSettings(Section, frozen=True):
 
 
 class EngineSettings(Section, frozen=True):
-    """Which engine serves UDP. Only the Python one is built so far."""
+    """Which engine serves UDP, and with how many workers a listener; auto = native where it is installed, 0 = one
+    a core. The Python path is one thread."""
 
-    udp: Literal["auto", "python"] = "auto"
+    udp: Literal["auto", "native", "python"] = "auto"
+    threads: int = 0
 
 
 class ClientSettings(Section, frozen=True):
@@ -290,6 +293,8 @@ def _check(config: Config) -> None:
         raise ConfigError(f"sync.peer: {config.sync.peer}: write it like http://192.0.2.7:9474")
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http",))
+    if not 0 <= config.engine.threads <= ENGINE_THREADS_MAX:
+        raise ConfigError(f"engine.threads: 0 to {ENGINE_THREADS_MAX}; 0 = one a core")
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     for name, feed in config.feeds.items():

@@ -17,15 +17,11 @@ from lookupd import fastpath
 from lookupd.access import Access
 from lookupd.config import Config, Endpoint, read_config, warnings
 from lookupd.engine import Engine
-from lookupd.errors import ConfigError, StoreError
-from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
-from lookupd.limits import (
-    DRAIN_SECONDS,
-    NPQ_DATAGRAM_ANSWER_BYTES_MAX,
-    NPQ_FRAME_BYTES_MAX,
-    READER_CHECK_SECONDS,
-    STORE_POLL_SECONDS,
-)
+from lookupd.errors import ConfigError, LookupdError, StoreError
+from lookupd.fastpath.path import Listener as UdpListening
+from lookupd.fastpath.path import Path as FastPath
+from lookupd.fastpath.python import PythonPath
+from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
@@ -35,9 +31,8 @@ from lookupd.transports.http import HttpListener
 from lookupd.transports.http_store import StoreForPeers
 from lookupd.transports.sockets import bind
 from lookupd.transports.tcp import TcpListener
-from lookupd.transports.udp import UdpListener
 
-Listener = UdpListener | TcpListener | HttpListener
+Listener = UdpListening | TcpListener | HttpListener
 Key = tuple[str, Endpoint]
 
 
@@ -48,8 +43,10 @@ class Daemon:
         self.config = config
         self.config_path = config_path
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
-        self.metrics = Metrics(self.engine, fastpath.ENGINE)
-        self.access = Access(config.clients)
+        engine_name = fastpath.choose(config.engine.udp)
+        self.metrics = Metrics(self.engine, engine_name)
+        self.path = self._make_path(engine_name)
+        self.access = self._take_clients(config)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader)
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
@@ -58,6 +55,19 @@ class Daemon:
         self._reload_lock = asyncio.Lock()
         self._store_trouble: str | None = None
         self._readers_checked_at = time.monotonic()
+
+    def _make_path(self, engine_name: fastpath.EngineName) -> FastPath:
+        if engine_name == "native":
+            from lookupd.fastpath.native import NativePath
+
+            return NativePath(self.engine, self.metrics, self.config.engine.threads)
+        return PythonPath(self.engine, self.metrics, self.begin_batch)
+
+    def _take_clients(self, config: Config) -> Access:
+        access = self.path.make_access(config.clients)
+        self.metrics.watch_clients([client.name for client in config.clients], access)
+        self.path.use_terms(access)
+        return access
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class Daemon:
             f"{dialect}={msgspec.structs.replace(endpoint, port=listener.port)}"
             for (dialect, endpoint), listener in self.listeners.items()
         )
-        log("serving", engine=fastpath.ENGINE, replica=self.config.replica.name, listen=served or "nothing")
+        log("serving", engine=self.path.name, replica=self.config.replica.name, listen=served or "nothing")
 
     def stop(self) -> None:
         """End `run` in good order."""
@@ -122,8 +132,9 @@ class Daemon:
         self.listeners.clear()
         if self.engine.reader is not None:
             self.for_peers.let_go()
-            self.engine.reader.close()
-            self.engine.reader = None
+            before, self.engine.reader = self.engine.reader, None
+            self.path.use_terms(self.access)
+            before.close()
         log("stopped")
 
     # -- store -------------------------------------------------------------------------------------------
@@ -140,7 +151,7 @@ class Daemon:
         path, map_size = self.config.store_path, self.config.store.map_size
         try:
             started = time.monotonic()
-            reader = await asyncio.to_thread(_open_warm, path, map_size)
+            reader = await asyncio.to_thread(self._open_warm, path, map_size)
         except StoreError as error:
             if str(error) != self._store_trouble:
                 self._store_trouble = str(error)
@@ -148,6 +159,7 @@ class Daemon:
             return
         self._store_trouble = None
         before, self.engine.reader = self.engine.reader, reader
+        self.path.use_terms(self.access)
         if before is not None:
             self.for_peers.let_go()
             before.close()
@@ -163,6 +175,12 @@ class Daemon:
             warm_seconds=round(time.monotonic() - started, 3),
         )
 
+    def _open_warm(self, path: Path, map_size: int) -> Reader:
+        """Every page read and every block checked, so that no call waits for the disk."""
+        reader = self.path.open_store(path, map_size)
+        reader.warm()
+        return reader
+
     async def _keep_store(self) -> None:
         """Notice a store that appears, is replaced, or has new data; give back slots of dead readers."""
         serial = -1
@@ -171,6 +189,7 @@ class Daemon:
             reader = self.engine.reader
             if reader is None or reader.replaced():
                 await self._open_store()
+            self._check_listeners()
             self.begin_batch()
             self._tell_readiness()
             if self.engine.reader is not None and self.engine.serial != serial:
@@ -179,6 +198,15 @@ class Daemon:
             if self.engine.reader is not None and time.monotonic() - self._readers_checked_at > READER_CHECK_SECONDS:
                 self._readers_checked_at = time.monotonic()
                 self.engine.reader.check_readers()
+
+    def _check_listeners(self) -> None:
+        """A worker that cannot go on is no reason to limp: end, and be started anew. Raises LookupdError."""
+        for (dialect, endpoint), listener in self.listeners.items():
+            if isinstance(listener, TcpListener | HttpListener):
+                continue
+            failure = listener.failure()
+            if failure is not None:
+                raise LookupdError(f"listen.{dialect}: {endpoint}: a worker cannot read its socket any more: {failure}")
 
     def readiness(self) -> str | None:
         """Why queries are not answered from data; None if they are."""
@@ -209,39 +237,24 @@ class Daemon:
         self.listeners.update(opened)
 
     async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config) -> Listener:
-        sock = bind(endpoint)
         if dialect != "http":
-            self.metrics.queries(dialect, endpoint.transport)  # at zero from the start, not from the first query
-        listener: Listener
-        match endpoint.transport:
-            case "udp":
-                return UdpListener(sock, self._responder(dialect, "udp", config), self.access, self.begin_batch)
-            case "tcp":
-                listener = TcpListener(
-                    sock,
-                    lambda: self._responder(dialect, "tcp", config),
-                    self.access,
-                    self.begin_batch,
-                    self.metrics.connections(dialect),
-                )
-            case _:
-                listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers)
+            self.metrics.counters(dialect, endpoint.transport)  # at zero from the start, not from the first query
+        if endpoint.transport == "udp":
+            return self.path.listen(dialect, endpoint, config, self.access)
+        sock = bind(endpoint)
+        listener: TcpListener | HttpListener
+        if endpoint.transport == "tcp":
+            listener = TcpListener(
+                sock,
+                lambda: self.path.frame_responder(dialect, config),
+                self.access,
+                self.path.begin_batch,
+                self.metrics.connections(dialect),
+            )
+        else:
+            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers, self.path.name)
         await listener.start()
         return listener
-
-    def _responder(self, dialect: str, transport: str, config: Config) -> Responder:
-        counters = self.metrics.queries(dialect, transport)
-        if dialect == "pdb":
-            settings = config.pdb
-            return PdbResponder(
-                self.engine,
-                counters,
-                legacy=settings.legacy,
-                unmapped_carrier_id=settings.unmapped_carrier_id,
-            )
-        udp = transport == "udp"
-        bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
-        return NpqResponder(self.engine, counters, answer_bytes_max=bytes_max, tells_errors=not udp)
 
     # -- configuration -----------------------------------------------------------------------------------
 
@@ -269,12 +282,10 @@ class Daemon:
         self.config = config
         self.engine.plan = config.read_plan()
         self.engine.stale_after = config.limits.stale_after
-        self.access = Access(config.clients)
+        before, self.access = self.access, self._take_clients(config)
+        before.retire()
         for listener in self.listeners.values():
-            if isinstance(listener, UdpListener):
-                listener.access = self.access
-            else:
-                listener.use_access(self.access)
+            listener.use_access(self.access)
         self.metrics.reloads["applied"] += 1
         log("config_applied", path=self.config_path)
         return True
@@ -285,18 +296,11 @@ class Daemon:
                 raise ConfigError(f"{self.config_path}: [{name}] changed: that needs a restart; nothing was changed")
 
 
-def _open_warm(path: Path, map_size: int) -> Reader:
-    """Every page read and every block checked, so that no call waits for the disk."""
-    reader = Reader(path, map_size=map_size)
-    reader.warm()
-    return reader
-
-
 async def _close(listener: Listener) -> None:
     match listener:
-        case UdpListener():
-            listener.close()
         case TcpListener():
             await listener.close(DRAIN_SECONDS)
         case HttpListener():
+            await listener.close()
+        case _:
             await listener.close()

@@ -117,6 +117,9 @@ NPQ_NUMBERS_MAX = 1000
 NPQ_FRAME_BYTES_MAX = 262_144
 """A frame over TCP: 1,000 numbers with operator names need under 200 kB."""
 
+ENGINE_THREADS_MAX = 128
+"""Workers of a listener: each holds a reader slot in the store, of which there are 1,024 for all processes."""
+
 # -- connections -----------------------------------------------------------------------------------------
 
 CONNECTIONS_MAX = 1024

@@ -86,6 +86,15 @@ class Plan:
                     index.setdefault(digits, {}).setdefault(len(head), {})[head] = kind
         return {digits: tuple(sorted(heads.items(), reverse=True)) for digits, heads in index.items()}
 
+    def heads(self) -> list[tuple[int, str, bool]]:
+        """How `kind_of` tells numbers apart, longest first: digits of the whole number, how it starts, portable."""
+        return [
+            (digits, head, kind.portable)
+            for digits, by_length in self._kinds_by_length.items()
+            for _, kinds in by_length
+            for head, kind in kinds.items()
+        ]
+
     def digits(self, dialled: str) -> str | None:
         """The number's E.164 digits, or None if `dialled` is no such number.
 

@@ -9,13 +9,18 @@ from typing import Any
 
 import msgspec
 
+from lookupd import fastpath
 from lookupd.config import Config
+from lookupd.errors import ConfigError
 from lookupd.model import UnixSeconds
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.units import format_time
 
 DAEMON_TIMEOUT_SECONDS = 2.0
+
+ENGINE_HEADER = "Lookupd-Engine"
+"""In the answer of /readyz: which engine serves UDP."""
 
 
 class FeedStatus(msgspec.Struct, frozen=True):
@@ -30,7 +35,10 @@ class FeedStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Of one store. bytes_per_number: of the hot column; None while nothing is ported."""
+    """Of one store. bytes_per_number: of the hot column; None while nothing is ported.
+
+    engine: of the daemon beside it, or the one that a daemon would serve UDP with here.
+    """
 
     store: str
     serial: int
@@ -51,9 +59,8 @@ class Status(msgspec.Struct, frozen=True):
 
 def read_status(reader: Reader, now: UnixSeconds, config: Config | None = None) -> Status:
     """Of the pinned state. With a configuration that has an HTTP listener, its daemon is asked too."""
-    from lookupd import fastpath
-
     state = reader.state
+    daemon, engine = _ask_daemon(config) if config is not None else (None, None)
     sizes = reader.sizes()
     file_bytes, readers = sizes.pop("file"), sizes.pop("readers")
     return Status(
@@ -80,24 +87,31 @@ def read_status(reader: Reader, now: UnixSeconds, config: Config | None = None) 
             )
             for feed, position in sorted(state.feeds.items())
         ],
-        engine=fastpath.ENGINE,
-        daemon=_ask_daemon(config) if config is not None else None,
+        engine=engine or _engine_here(config),
+        daemon=daemon,
     )
 
 
-def _ask_daemon(config: Config) -> str | None:
-    """What its /readyz says; None if it has no HTTP listener."""
+def _engine_here(config: Config | None) -> str:
+    try:
+        return fastpath.choose(config.engine.udp if config is not None else "auto")
+    except ConfigError:
+        return "none: the native engine is demanded and not installed"
+
+
+def _ask_daemon(config: Config) -> tuple[str | None, str | None]:
+    """What its /readyz says, and its engine; None where it has no HTTP listener, or does not tell."""
     if config.listen.http is None:
-        return None
+        return None, None
     try:
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with directly.open(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
-            return str(reply.read(200).decode("utf-8", "replace").strip())
+            return reply.read(200).decode("utf-8", "replace").strip(), reply.headers[ENGINE_HEADER]
     except urllib.error.HTTPError as error:
         with error:
-            return error.read(200).decode("utf-8", "replace").strip()
+            return error.read(200).decode("utf-8", "replace").strip(), error.headers[ENGINE_HEADER]
     except OSError as error:
-        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}"
+        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}", None
 
 
 def format_status(status: Status) -> list[str]:
@@ -110,6 +124,7 @@ def format_status(status: Status) -> list[str]:
         f"size     {status.bytes} bytes"
         + (f", {status.bytes_per_number} a ported number in the hot column" if status.bytes_per_number else ""),
         f"readers  {status.readers}",
+        f"engine   {status.engine}",
     ]
     lines += [
         f"feed     {feed.feed} at {feed.sequence} ({feed.type}), confirmed {feed.confirmed_at}"

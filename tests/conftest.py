@@ -26,6 +26,7 @@ from loader.tables import load_networks, load_ranges, read_networks, read_ranges
 from lookupd import native_bulk
 from lookupd.config import Config, read_config
 from lookupd.daemon import Daemon
+from lookupd.fastpath import native_missing
 from lookupd.model import UnixSeconds
 from lookupd.numbering import load_plan
 from lookupd.store.reader import Reader
@@ -65,6 +66,9 @@ class Silent:
 
 class Workbench:
     """A folder with a feed and a store, and the loader's steps as plain calls."""
+
+    engine = "auto"
+    """Which engine the configurations ask for; see `each_engine`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,7 +127,8 @@ class Workbench:
                 'npq = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]\n'
                 'pdb = ["udp://127.0.0.1:0"]\nhttp = "http://127.0.0.1:0"'
             )
-        return self.write("lookupd.toml", f'[store]\npath = "{self.store}"\n[listen]\n{listen}\n{extra}')
+        head = f'[engine]\nudp = "{self.engine}"\n[store]\npath = "{self.store}"\n[listen]\n'
+        return self.write("lookupd.toml", f"{head}{listen}\n{extra}")
 
 
 def _now(now: int | None) -> UnixSeconds:
@@ -135,6 +140,22 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
     """The loop that `lookupd serve` runs on."""
     policy: asyncio.AbstractEventLoopPolicy = uvloop.EventLoopPolicy()
     return policy
+
+
+@pytest.fixture(params=["python", "native"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs once with each engine: what one does, the other must do too."""
+    name: str = request.param
+    if name == "native" and (missing := native_missing()) is not None:
+        pytest.skip(missing)
+    monkeypatch.setattr(Workbench, "engine", name)
+    return name
+
+
+@pytest.fixture
+def python_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is made of Python objects; the native engine's own tests have the same cases."""
+    monkeypatch.setattr(Workbench, "engine", "python")
 
 
 @pytest.fixture(params=["native", "numpy"])

@@ -13,7 +13,17 @@ from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.limits import DATAGRAM_BYTES_MAX, PDB_DATAGRAM_BYTES_MAX, PDB_LATE_NS
 from lookupd.model import Outcome
-from lookupd.observe.counters import DROP, NO_ROOM, RATE, UNAVAILABLE, UNSENT, QueryCounters
+from lookupd.observe.counters import (
+    DROP,
+    DROPPED,
+    NO_ROOM,
+    OVER_RATE,
+    RATE,
+    UNAVAILABLE,
+    UNSENT,
+    QueryCounters,
+    Usage,
+)
 from lookupd.protocols import npq, pdb
 
 _UNAVAILABLE = Outcome.UNAVAILABLE
@@ -29,8 +39,8 @@ class Responder(Protocol):
     message_bytes_max: int
     """Bytes of a datagram that are looked at; whatever lies behind them changes no answer."""
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
-        """The reply to one message, None for silence. now: seconds of a clock that only grows.
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+        """The reply to one message, None for silence. now_ns: of a clock that only grows.
 
         The engine's batch has begun. Raises nothing: any bytes are answered or counted as dropped.
         """
@@ -49,6 +59,7 @@ class Responder(Protocol):
 
 
 _ANSWERED = tuple((outcome,) for outcome in Outcome)
+_NO_OUTCOMES: tuple[Outcome, ...] = ()
 
 
 class _Tallies:
@@ -56,8 +67,8 @@ class _Tallies:
 
     def __init__(self, counters: QueryCounters) -> None:
         self.counters = counters
-        # A reply's outcomes, one for each number answered; or how many numbers it refused.
-        self._unsettled: list[tuple[Outcome, ...] | int] = []
+        # A reply's outcomes, one for each number answered, how many numbers it refused, and whose usage they are.
+        self._unsettled: list[tuple[tuple[Outcome, ...], int, Usage]] = []
 
     def settle(self) -> None:
         """See Responder."""
@@ -66,14 +77,15 @@ class _Tallies:
     def take_back(self, first: int, count: int) -> None:
         """See Responder."""
         counters = self.counters
-        for tally in self._unsettled[first : first + count]:
-            if isinstance(tally, int):
-                counters.refused[RATE] -= tally
-                counters.dropped[UNSENT] += tally
-            else:
-                for outcome in tally:
-                    counters.answered[outcome] -= 1
-                counters.dropped[UNSENT] += len(tally)
+        for outcomes, refused, usage in self._unsettled[first : first + count]:
+            for outcome in outcomes:
+                counters.answered[outcome] -= 1
+                usage[outcome] -= 1
+            counters.refused[RATE] -= refused
+            usage[OVER_RATE] -= refused
+            unsent = refused + len(outcomes)
+            counters.dropped[UNSENT] += unsent
+            usage[DROPPED] += unsent
 
 
 class PdbResponder(_Tallies):
@@ -88,28 +100,32 @@ class PdbResponder(_Tallies):
         self._legacy = legacy
         self._unmapped = unmapped_carrier_id
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
         """See Responder."""
-        counters = self.counters
+        counters, usage = self.counters, client.usage["pdb"]
         counters.received += 1
-        if client.queries_per_second and not client.take(1, now):
+        if client.queries_per_second and not client.take(1, now_ns):
             counters.refused[RATE] += 1
+            usage[OVER_RATE] += 1
             return None
         try:
             query = pdb.decode_query(message, legacy=self._legacy)
         except ProtocolError as error:
             counters.dropped[DROP[error.reason]] += 1
+            usage[DROPPED] += 1
             return None
         # What is not a number needs no data, but silence is kept all the same until there is some.
         outcome, route, _ = self._engine.find(self._engine.plan.digits(query.number or ""))
         if outcome is _UNAVAILABLE:
             counters.dropped[UNAVAILABLE] += 1
+            usage[DROPPED] += 1
             return None
         carrier_id = None if route is None else route.pdb_carrier_id or self._unmapped
         if query.odd:
             counters.odd += 1
         counters.answered[outcome] += 1
-        self._unsettled.append(_ANSWERED[outcome])
+        usage[outcome] += 1
+        self._unsettled.append((_ANSWERED[outcome], 0, usage))
         return pdb.encode_answer(query, carrier_id)
 
 
@@ -126,52 +142,58 @@ class NpqResponder(_Tallies):
         self._bytes_max = answer_bytes_max
         self._tells_errors = tells_errors
 
-    def respond(self, message: bytes, client: Client, now: float) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
         """See Responder. A query over the client's rate is answered `refused`, number by number."""
-        counters = self.counters
+        counters, usage = self.counters, client.usage["npq"]
         counters.received += 1
         try:
             query = npq.decode_query(message)
         except ProtocolError as error:
             counters.dropped[DROP[error.reason]] += 1
-            within_rate = not client.queries_per_second or client.take(1, now)
-            return self._error(error) if within_rate or self._tells_errors else None
+            usage[DROPPED] += 1
+            within_rate = not client.queries_per_second or client.take(1, now_ns)
+            return self._error(error, usage) if within_rate or self._tells_errors else None
         if isinstance(query.numbers, list):
-            return self._respond_many(query, client, now)
+            return self._respond_many(query, client, now_ns)
         number = query.numbers if isinstance(query.numbers, str) else str(query.numbers)
-        if client.queries_per_second and not client.take(1, now):
+        if client.queries_per_second and not client.take(1, now_ns):
             counters.refused[RATE] += 1
-            self._unsettled.append(1)
+            usage[OVER_RATE] += 1
+            self._unsettled.append((_NO_OUTCOMES, 1, usage))
             return npq.encode_one(query, self._engine.refuse(number))
         answer = self._engine.resolve(number)
         counters.answered[answer.outcome] += 1
-        self._unsettled.append(_ANSWERED[answer.outcome])
+        usage[answer.outcome] += 1
+        self._unsettled.append((_ANSWERED[answer.outcome], 0, usage))
         return npq.encode_one(query, answer)
 
-    def _respond_many(self, query: npq.NpqQuery, client: Client, now: float) -> bytes:
-        counters, numbers = self.counters, npq.numbers_of(query)
+    def _respond_many(self, query: npq.NpqQuery, client: Client, now_ns: int) -> bytes:
+        counters, usage, numbers = self.counters, client.usage["npq"], npq.numbers_of(query)
         counters.received += len(numbers) - 1
-        allowed = not client.queries_per_second or client.take(len(numbers), now)
+        allowed = not client.queries_per_second or client.take(len(numbers), now_ns)
         resolve = self._engine.resolve if allowed else self._engine.refuse
         answers = [resolve(number) for number in numbers]
         reply, held = npq.encode_answer(query, answers, self._bytes_max)
         counters.dropped[NO_ROOM] += len(answers) - held
+        usage[DROPPED] += len(answers) - held
         if allowed:
             outcomes = tuple(answer.outcome for answer in answers[:held])
             for outcome in outcomes:
                 counters.answered[outcome] += 1
-            self._unsettled.append(outcomes)
+                usage[outcome] += 1
+            self._unsettled.append((outcomes, 0, usage))
         else:
             counters.refused[RATE] += held
-            self._unsettled.append(held)
+            usage[OVER_RATE] += held
+            self._unsettled.append((_NO_OUTCOMES, held, usage))
         return reply
 
-    def _error(self, error: ProtocolError) -> bytes | None:
+    def _error(self, error: ProtocolError, usage: Usage) -> bytes | None:
         """The error message, if there is one; its query was counted as dropped already."""
         if isinstance(error, npq.QueryRefused):
-            self._unsettled.append(())
+            self._unsettled.append((_NO_OUTCOMES, 0, usage))
             return npq.encode_error(error)
         if not self._tells_errors:
             return None
-        self._unsettled.append(())
+        self._unsettled.append((_NO_OUTCOMES, 0, usage))
         return npq.encode_error(npq.QueryRefused(None, npq.ERROR_MALFORMED))

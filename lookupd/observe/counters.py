@@ -5,6 +5,8 @@ The conservation law: received = answered + refused + dropped, at any moment bet
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
 
 UNKNOWN_CLIENT, RATE = range(len(REFUSE_REASONS))
@@ -26,9 +28,37 @@ class QueryCounters:
         self.refused = [0] * len(REFUSE_REASONS)
         self.dropped = [0] * len(DROP_REASONS)
 
+    def add(self, received: int, odd: int, answered: list[int], refused: list[int], dropped: list[int]) -> None:
+        """Count what was counted elsewhere."""
+        self.received += received
+        self.odd += odd
+        for sums, more in ((self.answered, answered), (self.refused, refused), (self.dropped, dropped)):
+            for at, count in enumerate(more):
+                sums[at] += count
+
     def balance(self) -> int:
         """0 as long as every query received is accounted for."""
         return self.received - sum(self.answered) - sum(self.refused) - sum(self.dropped)
+
+
+DIALECTS = ("npq", "pdb")
+"""What a client's queries are counted by; the order is the native engine's too."""
+
+USAGE_RESULTS = (*(outcome.label for outcome in Outcome), "over_rate", "dropped")
+"""What became of a client's queries: answered by outcome, refused for its rate, not answered."""
+
+OVER_RATE, DROPPED = len(Outcome), len(Outcome) + 1
+
+Usage = list[int]
+"""One client's queries in one dialect, by USAGE_RESULTS."""
+
+
+class ClientUsage(Protocol):
+    """Counts by client, as long as a clients list is in force and after."""
+
+    def usage(self) -> list[list[Usage]]:
+        """By client, then by dialect."""
+        ...
 
 
 CLOSE_REASONS = ("peer", "idle", "slow", "frame_too_long", "drain")

@@ -4,18 +4,63 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from operator import add
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from lookupd import __version__
 from lookupd.engine import Engine
 from lookupd.errors import StoreError
 from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
-from lookupd.observe.counters import ConnectionCounters, QueryCounters
+from lookupd.observe.counters import (
+    DIALECTS,
+    USAGE_RESULTS,
+    ClientUsage,
+    ConnectionCounters,
+    QueryCounters,
+    Usage,
+)
+from lookupd.store.reader import Reader
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class NativeCounts(Protocol):
+    """What the native engine counted for one listener; see `_native.Counts`."""
+
+    received: int
+    odd: int
+    unreadable: int
+    answered: list[int]
+    refused: list[int]
+    dropped: list[int]
+    latency: list[list[int]]
+    latency_ns: list[int]
+
+
+class NativeSource(Protocol):
+    """A listener of the native engine; goes on telling its counts when it is closed."""
+
+    def counts(self) -> NativeCounts:
+        """So far."""
+        ...
+
+
+class NativeService(Protocol):
+    """What the native engine's listeners share."""
+
+    def damaged_blocks(self, serial: int) -> list[int]:
+        """That look-ups met in the state of this serial."""
+        ...
 
 
 class Metrics(Collector):
@@ -23,8 +68,11 @@ class Metrics(Collector):
 
     def __init__(self, engine: Engine, engine_name: str) -> None:
         self._engine = engine
-        self._engine_name = engine_name
+        self.engine_name = engine_name
         self._queries: dict[tuple[str, str], QueryCounters] = {}
+        self._native: dict[tuple[str, str], list[NativeSource]] = {}
+        self._native_service: NativeService | None = None
+        self._usage: list[tuple[list[str], ClientUsage]] = []
         self._connections: dict[str, ConnectionCounters] = {}
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
@@ -35,9 +83,33 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def queries(self, dialect: str, transport: str) -> QueryCounters:
-        """The counters of a dialect over a transport; the same ones each time."""
+    def counters(self, dialect: str, transport: str) -> QueryCounters:
+        """Where Python counts the queries of a dialect over a transport; the same ones each time."""
         return self._queries.setdefault((dialect, transport), QueryCounters(dialect, transport))
+
+    def add_native(self, dialect: str, transport: str, source: NativeSource) -> None:
+        """Where the native engine counts them; all sources of a dialect and transport are added up."""
+        self._native.setdefault((dialect, transport), []).append(source)
+
+    def watch_native(self, service: NativeService) -> None:
+        """Tell of the blocks that the native engine found damaged, too."""
+        self._native_service = service
+
+    def watch_clients(self, names: list[str], counted: ClientUsage) -> None:
+        """A clients list comes into force; what was counted under earlier ones stays in the sums."""
+        self._usage.append((names, counted))
+
+    def queries(self, dialect: str, transport: str) -> QueryCounters:
+        """What was counted by now, whoever counted it."""
+        own = self.counters(dialect, transport)
+        sources = self._native.get((dialect, transport))
+        if not sources:
+            return own
+        sum_ = QueryCounters(dialect, transport)
+        sum_.add(own.received, own.odd, own.answered, own.refused, own.dropped)
+        for counts in (source.counts() for source in sources):
+            sum_.add(counts.received, counts.odd, counts.answered, counts.refused, counts.dropped)
+        return sum_
 
     def connections(self, dialect: str) -> ConnectionCounters:
         """The counters of a dialect's TCP connections; the same ones each time."""
@@ -45,7 +117,7 @@ class Metrics(Collector):
 
     def all_queries(self) -> list[QueryCounters]:
         """Of every dialect and transport."""
-        return list(self._queries.values())
+        return [self.queries(dialect, transport) for dialect, transport in self._queries]
 
     def text(self) -> bytes:
         """The exposition."""
@@ -58,9 +130,11 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
         yield InfoMetricFamily("lookupd_build", "Version of the daemon.", {"version": __version__})
-        yield InfoMetricFamily("lookupd_engine", "Engine that serves UDP.", {"engine": self._engine_name})
+        yield InfoMetricFamily("lookupd_engine", "Engine that serves UDP.", {"engine": self.engine_name})
         yield GaugeMetricFamily("lookupd_ready", "1 if queries are answered from data.", float(self.ready))
         yield from self._collect_queries()
+        yield from self._collect_latency()
+        yield from self._collect_clients()
         yield from self._collect_connections()
         yield from self._collect_store()
         reloads = CounterMetricFamily("lookupd_config_reloads", "Configuration reloads.", labels=["result"])
@@ -79,7 +153,7 @@ class Metrics(Collector):
         refused = CounterMetricFamily("lookupd_queries_refused", "Queries refused.", labels=[*place, "reason"])
         dropped = CounterMetricFamily("lookupd_queries_dropped", "Queries not answered.", labels=[*place, "reason"])
         odd = CounterMetricFamily("lookupd_queries_odd", "Queries answered in spite of a fault.", labels=place)
-        for counters in self._queries.values():
+        for counters in self.all_queries():
             labels = [counters.dialect, counters.transport]
             received.add_metric(labels, counters.received)
             odd.add_metric(labels, counters.odd)
@@ -90,6 +164,50 @@ class Metrics(Collector):
             for at, reason in enumerate(DROP_REASONS):
                 dropped.add_metric([*labels, reason], counters.dropped[at])
         yield from (received, answered, refused, dropped, odd)
+
+    def _collect_latency(self) -> Iterator[Metric]:
+        """From a question's arrival at the machine to its answer's departure, where the native engine measures it."""
+        reply = HistogramMetricFamily(
+            "lookupd_reply_seconds",
+            "From a question's arrival to its answer's departure; of UDP in the native engine.",
+            labels=["dialect", "transport", "outcome"],
+        )
+        for (dialect, transport), sources in self._native.items():
+            if transport != "udp":
+                continue
+            found = [source.counts() for source in sources]
+            for outcome in (outcome for outcome in Outcome if outcome is not Outcome.REFUSED):
+                buckets, below = [], 0
+                columns = list(zip(*(counts.latency[outcome] for counts in found), strict=True))
+                for at, column in enumerate(columns):
+                    below += sum(column)
+                    bound = "+Inf" if at == len(columns) - 1 else repr(2**at / 1e6)
+                    buckets.append((bound, below))
+                seconds = sum(counts.latency_ns[outcome] for counts in found) / 1e9
+                reply.add_metric([dialect, transport, outcome.label], buckets, seconds)
+        yield reply
+
+    def client_usage(self) -> dict[str, list[Usage]]:
+        """By client's name, then by dialect."""
+        sums: dict[str, list[Usage]] = {}
+        for names, counted in self._usage:
+            for name, by_dialect in zip(names, counted.usage(), strict=True):
+                sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in DIALECTS])
+                for mine, more in zip(sum_, by_dialect, strict=True):
+                    mine[:] = map(add, mine, more)
+        return sums
+
+    def _collect_clients(self) -> Iterator[Metric]:
+        queries = CounterMetricFamily(
+            "lookupd_client_queries",
+            "Queries of a client, by what became of them.",
+            labels=["client", "dialect", "result"],
+        )
+        for name, by_dialect in self.client_usage().items():
+            for dialect, usage in zip(DIALECTS, by_dialect, strict=True):
+                for result, count in zip(USAGE_RESULTS, usage, strict=True):
+                    queries.add_metric([name, dialect, result], count)
+        yield queries
 
     def _collect_connections(self) -> Iterator[Metric]:
         opened = CounterMetricFamily("lookupd_connections_opened", "TCP connections taken.", labels=["dialect"])
@@ -107,15 +225,20 @@ class Metrics(Collector):
                 rejected.add_metric([counters.dialect, reason], count)
         yield from (opened, closed, rejected)
 
+    def _damaged(self, reader: Reader | None) -> set[int]:
+        if reader is None:
+            return set()
+        met = self._native_service.damaged_blocks(reader.state.serial) if self._native_service else []
+        return reader.damaged.union(met)
+
     def _collect_store(self) -> Iterator[Metric]:
         reader = self._engine.reader
-        damaged = len(reader.damaged) if reader else 0
-        yield GaugeMetricFamily("lookupd_store_damaged_blocks", "Blocks found damaged and not served.", damaged)
-        yield CounterMetricFamily(
-            "lookupd_store_unreadable_entries",
-            "Queries that met a damaged block.",
-            self._engine.unreadable_total,
+        yield GaugeMetricFamily(
+            "lookupd_store_damaged_blocks", "Blocks found damaged and not served.", len(self._damaged(reader))
         )
+        unreadable = self._engine.unreadable_total
+        unreadable += sum(source.counts().unreadable for sources in self._native.values() for source in sources)
+        yield CounterMetricFamily("lookupd_store_unreadable_entries", "Queries that met a damaged block.", unreadable)
         if reader is None:
             return
         try:

@@ -92,6 +92,7 @@ class QueryRefused(ProtocolError):
 _decode_query = msgspec.msgpack.Decoder(NpqQuery).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_id = msgspec.msgpack.Decoder(QueryId).decode
+_decode_numbers = msgspec.msgpack.Decoder(list[Number]).decode
 _decode_answer = msgspec.msgpack.Decoder(NpqAnswer).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -104,7 +105,9 @@ def decode_query(message: bytes) -> NpqQuery:
     """
     try:
         query = _decode_query(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except RecursionError:
+        return decode_query(_shallow(message))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _why(message) from None
     if query.kind != QUERY:
         raise ProtocolError("not_a_query")
@@ -122,16 +125,108 @@ def _why(message: bytes) -> ProtocolError:
     """
     try:
         head = _decode_head(message)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except RecursionError:
+        return _why(_shallow(message))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return ProtocolError("malformed")
     if head.kind != QUERY:
         return ProtocolError("not_a_query")
     query_id: int | None
     try:
         query_id = _decode_id(head.id)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.MsgspecError:
         query_id = None
     return QueryRefused(query_id, ERROR_MALFORMED if head.version == VERSION else ERROR_VERSION)
+
+
+_ELEMENTS_KNOWN: Final = len(NpqQuery.__struct_fields__)
+_NIL: Final = b"\xc0"
+_CONTAINERS: Final = frozenset((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
+_ARRAY_HEAD_BYTES: Final = {**dict.fromkeys(range(0x90, 0xA0), 1), 0xDC: 3, 0xDD: 5}
+
+
+def _shallow(message: bytes) -> bytes:
+    """A message with the same verdict as one that is nested too deep for a decoder that recurses.
+
+    It has the elements that we know and no others; nil stands for one of them that holds more than numbers, as
+    no query's does. Raises ProtocolError `malformed`.
+    """
+    try:
+        at = _ARRAY_HEAD_BYTES[message[0]]
+        count = int.from_bytes(message[1:at], "big") if at > 1 else message[0] & FIXARRAY_MAX
+        known = []
+        for _ in range(min(count, _ELEMENTS_KNOWN)):
+            start, at = at, _end_of(message, at, 1)
+            known.append(_flat(message[start:at]))
+        at = _end_of(message, at, count - len(known))
+    except (IndexError, KeyError):
+        raise ProtocolError("malformed") from None
+    if at != len(message):
+        raise ProtocolError("malformed")
+    return bytes((0x90 | len(known),)) + b"".join(known)
+
+
+def _flat(element: bytes) -> bytes:
+    """The element, or nil for one that is nested and no list of numbers."""
+    if element[0] in _CONTAINERS:
+        try:
+            _decode_numbers(element)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return _NIL
+    return element
+
+
+_COUNTED: Final = {
+    **dict.fromkeys((0xC4, 0xC7, 0xD9), 1),
+    **dict.fromkeys((0xC5, 0xC8, 0xDA, 0xDC, 0xDE), 2),
+    **dict.fromkeys((0xC6, 0xC9, 0xDB, 0xDD, 0xDF), 4),
+}
+"""First bytes behind which a length or a number of entries stands -> bytes of that."""
+
+_SIZED: Final = {
+    **dict.fromkeys((0xCC, 0xD0), 2),
+    **dict.fromkeys((0xCD, 0xD1, 0xD4), 3),
+    **dict.fromkeys((0xCA, 0xCE, 0xD2), 5),
+    **dict.fromkeys((0xCB, 0xCF, 0xD3), 9),
+    **{0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18},
+    **{code: 1 + (code & 0x1F) for code in range(0xA0, 0xC0)},
+}
+_SIZES: Final = tuple(0 if code in _COUNTED or code == 0xC1 else _SIZED.get(code, 1) for code in range(0x100))
+"""Bytes that a first byte and what belongs to it take, without the values it holds; 0 = not told by it alone."""
+
+_MORE: Final = tuple(
+    (2 if code < 0x90 else 1) * (code & 0xF) - 1 if 0x80 <= code < 0xA0 else -1 for code in range(0x100)
+)
+"""How many values more are left behind it: those it holds, without itself."""
+
+
+def _end_of(message: bytes, at: int, values: int) -> int:
+    """Where so many values end, however deep they are nested; may lie behind the message's end.
+
+    Values left to pass over are counted, so depth costs no stack. Raises IndexError or KeyError if they are none.
+    """
+    left, sizes, more = values, _SIZES, _MORE
+    while left:
+        code = message[at]
+        size = sizes[code]
+        if size:
+            at += size
+            left += more[code]
+            continue
+        width = _COUNTED[code]
+        if width == 1:
+            count = message[at + 1]
+        elif width == 2:
+            count = message[at + 1] << 8 | message[at + 2]
+        else:
+            count = int.from_bytes(message[at + 1 : at + 1 + width], "big")
+        at += 1 + width
+        if code >= 0xDC:
+            left += count - 1 if code < 0xDE else 2 * count - 1
+        else:
+            at += count + (0xC7 <= code <= 0xC9)  # an extension has a byte more, its type
+            left -= 1
+    return at
 
 
 def numbers_of(query: NpqQuery) -> list[str]:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import lmdb
 import msgspec
@@ -18,6 +18,7 @@ import xxhash
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, UnixSeconds
 from lookupd.store import journal
+from lookupd.store.native import as_native, open_native
 from lookupd.store.schema import (
     BLOCK_BYTES,
     BLOCK_KEY,
@@ -49,7 +50,16 @@ from lookupd.store.schema import (
 )
 from lookupd.store.waiting import Waiting, waiting
 
+if TYPE_CHECKING:
+    from lookupd import _native
+
 DEFAULT_MAP_SIZE = 64 * 1024**3
+
+
+def _open(path: Path, map_size: int, native: bool) -> lmdb.Environment:
+    if native:
+        return open_native(path, map_size=map_size)
+    return open_environment(path, map_size=map_size, readonly=True)
 
 
 class Reader:
@@ -59,23 +69,31 @@ class Reader:
     """
 
     def __init__(
-        self, path: Path, *, map_size: int = DEFAULT_MAP_SIZE, environment: lmdb.Environment | None = None
+        self,
+        path: Path,
+        *,
+        map_size: int = DEFAULT_MAP_SIZE,
+        environment: lmdb.Environment | None = None,
+        native: bool = False,
     ) -> None:
         """Open the store at `path`. Raises StoreError when it is missing or not one of ours.
 
         environment: the writer's, borrowed, when writer and reader live in one process (LMDB must not open
         a store twice in a process); otherwise one of our own.
+        native: whether ours is the native engine's, shared with its workers; LMDB must then be opened no other way.
         """
         self.path = path
         self._owns_environment = environment is None
         self._file = file_identity(path)  # before it is opened: replaced in between, it is opened once more at worst
-        self._environment = environment or open_environment(path, map_size=map_size, readonly=True)
+        self._native = native and environment is None
+        self._environment = environment or _open(path, map_size, native)
         try:
             self._handles = open_databases(self._environment, create=False)
             self._environment.reader_check()
             self._transaction = self._environment.begin(db=self._handles["blocks"], buffers=True)
             self._get = self._transaction.get
-            self._version = -1
+            self._stored: bytes | None = None
+            self._loaded = False
             self.state = State()
             self.damaged: set[int] = set()
             self.routes: list[Route | None] = [None]
@@ -113,7 +131,10 @@ class Reader:
         except lmdb.Error as error:
             raise StoreError(f"{self.path}: {error}") from None
         self._get = self._transaction.get
-        if self._transaction.id() != self._version:
+        # Not by the transaction's id: LMDB reads the newest id and then that commit's roots, and a thread that sleeps
+        # in between for two commits gets later roots under the earlier id.
+        stored = self._get(META_STATE, db=self._handles["meta"])
+        if not self._loaded or (None if stored is None else bytes(stored)) != self._stored:
             self._load_state()
 
     def _begin(self) -> lmdb.Transaction[memoryview]:
@@ -125,16 +146,16 @@ class Reader:
 
     def _load_state(self) -> None:
         tables = self.state.tables
-        first = self._version < 0
-        self._version = self._transaction.id()
+        first, self._loaded = not self._loaded, True
         self.damaged.clear()  # each commit may have mended a block; the next read of it tells
         stored = self._get(META_STATE, db=self._handles["meta"])
         try:
+            self._stored = None if stored is None else bytes(stored)
             self.state = State() if stored is None else unpack_state(stored)
             if first or self.state.tables != tables:
                 self._load_tables()
         except (lmdb.Error, msgspec.MsgspecError, struct.error, ValueError) as error:
-            self._version = -1
+            self._loaded = False
             raise StoreError(f"{self.path}: the store's state or tables are damaged: {error}; restore it") from None
 
     def _load_tables(self) -> None:
@@ -343,6 +364,11 @@ class Reader:
         """Of the databases, by name."""
         return self._handles
 
+    @property
+    def native(self) -> _native.Environment | None:
+        """The native engine's environment, for its workers; None when LMDB was opened by py-lmdb."""
+        return as_native(self._environment) if self._native else None
+
     def flush(self) -> None:
         """A reader has nothing to write."""
 
@@ -373,7 +399,13 @@ class Reader:
             raise StoreError(f"{self.path}: cannot copy the store: {error}") from None
 
     def warm(self) -> int:
-        """Read every block and check it, so that no call waits for a page; returns how many are damaged."""
+        """Read every block and check it, so that no call waits for a page; returns how many are damaged.
+
+        The native environment reads all other databases too, without the interpreter's lock.
+        """
+        if self._native:
+            self.damaged = set(as_native(self._environment).warm()[1])
+            return len(self.damaged)
         self.damaged = {block for block, value in self.blocks() if not block_is_sound(block, value)}
         return len(self.damaged)
 

@@ -6,6 +6,8 @@ import ipaddress
 import socket
 import struct
 
+import msgspec
+
 from lookupd.config import Endpoint
 from lookupd.errors import ConfigError
 from lookupd.limits import UDP_RECEIVE_BUFFER_BYTES
@@ -28,8 +30,11 @@ SEGMENT_SIZE = struct.Struct("@H")
 TIMESPEC = struct.Struct("@qq")
 
 
-def bind(endpoint: Endpoint) -> socket.socket:
-    """A bound, non-blocking socket. Raises ConfigError naming the endpoint, the reason and the way out."""
+def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
+    """A bound, non-blocking socket. Raises ConfigError naming the endpoint, the reason and the way out.
+
+    shared: beside other sockets of this process on the same address, which allow it.
+    """
     stream = endpoint.transport != "udp"
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
@@ -43,11 +48,33 @@ def bind(endpoint: Endpoint) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             _tell_destination(sock, endpoint)
+            if shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((endpoint.host, endpoint.port))
     except OSError as error:
         sock.close()
         raise ConfigError(f"listen: {endpoint}: {error.strerror}: free the address, or name another") from None
     return sock
+
+
+def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
+    """As many UDP sockets on one address: the kernel gives each peer's datagrams to one of them. Raises ConfigError.
+
+    The first is bound as the only one, so that an address that another process serves is told; only then does it
+    let the others in.
+    """
+    first = bind(endpoint)
+    sockets = [first]
+    try:
+        if count > 1:
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            here = msgspec.structs.replace(endpoint, port=first.getsockname()[1])
+            sockets += [bind(here, shared=True) for _ in range(count - 1)]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 def _tell_destination(sock: socket.socket, endpoint: Endpoint) -> None:

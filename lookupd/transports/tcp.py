@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import cast
 
 from lookupd.access import Access, Client
-from lookupd.fastpath.batch import Responder
+from lookupd.fastpath.path import FrameResponder
 from lookupd.limits import (
     CONNECTION_IDLE_SECONDS,
     CONNECTIONS_MAX,
@@ -37,7 +37,7 @@ class TcpListener:
     def __init__(
         self,
         sock: socket.socket,
-        make_responder: Callable[[], Responder],
+        make_responder: Callable[[], FrameResponder],
         access: Access,
         begin_batch: Callable[[], None],
         counters: ConnectionCounters,
@@ -191,9 +191,9 @@ class Connection(asyncio.Protocol):
         """Answer whole frames in lots of FLUSH_BYTES, so that one write carries many answers."""
         received = self._received
         self._listener.begin_batch()
-        now = time.monotonic()
+        now_ns = time.monotonic_ns()
         served = False
-        while not self._blocked and not self._closing and (taken := self._serve_lot(now)):
+        while not self._blocked and not self._closing and (taken := self._serve_lot(now_ns)):
             del received[:taken]
             served = True
         if self._blocked or self._closing:
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         if served or not received or self._deadline != FRAME_SECONDS:
             self._wait(FRAME_SECONDS if received else CONNECTION_IDLE_SECONDS)
 
-    def _serve_lot(self, now: float) -> int:
+    def _serve_lot(self, now_ns: int) -> int:
         """Answer whole frames until FLUSH_BYTES of answers are written; returns the bytes of the frames."""
         assert self._client is not None
         assert self._transport is not None
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
             end = at + header + length
             if length > NPQ_FRAME_BYTES_MAX or len(received) < end:
                 break
-            reply = self._responder.respond(bytes(received[at + header : end]), self._client, now)
+            reply = self._responder.respond(bytes(received[at + header : end]), self._client, now_ns)
             if reply is not None:
                 replies += (FRAME_HEADER.pack(len(reply)), reply)
                 reply_bytes += len(reply)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lookupd.access import Access
 from lookupd.fastpath.batch import Responder
 from lookupd.limits import DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
-from lookupd.observe.counters import LATE, UNKNOWN_CLIENT
+from lookupd.observe.counters import DROPPED, LATE, UNKNOWN_CLIENT
 from lookupd.transports.sockets import (
     IPPROTO_UDP,
     SEGMENT_SIZE,
@@ -64,6 +64,14 @@ class UdpListener:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_batch)
 
+    def use_access(self, access: Access) -> None:
+        """A new clients list."""
+        self.access = access
+
+    def failure(self) -> str | None:
+        """What goes wrong here ends the event loop."""
+        return None
+
     @property
     def port(self) -> int:
         """Where it listens."""
@@ -76,7 +84,7 @@ class UdpListener:
         responder, find_client, clock = self._responder, self.access.find, time.monotonic_ns
         bytes_max = responder.message_bytes_max
         self._begin_batch()
-        now = time.monotonic()
+        now_ns = clock()
         ancillary, run = _NO_ANCILLARY, self._run
         for _ in range(DATAGRAMS_PER_BATCH):
             try:
@@ -97,8 +105,9 @@ class UdpListener:
             elif not fresh and self._is_late(ancillary):
                 responder.counters.received += 1
                 responder.counters.dropped[LATE] += 1
+                client.usage[responder.counters.dialect][DROPPED] += 1
             else:
-                reply = responder.respond(datagram, client, now)
+                reply = responder.respond(datagram, client, now_ns)
                 if reply is None:
                     continue
                 if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
@@ -146,7 +155,7 @@ class UdpListener:
                 self._sock.sendto(reply, peer)
             self._run_max = 1  # only now: a peer that cannot be reached at all says nothing about the kernel
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Answer what has arrived, then close the socket."""
         self.read_batch()
         self._loop.remove_reader(self._sock)

@@ -1,1 +1,302 @@
-//! engine
+//! Number + store -> outcome and route: the number, then its range holder, then not allocated.
+//!
+//! Mirrors `lookupd/engine.py`. Knows no dialect, no socket and no clock: the caller says when it is. A look-up is
+//! done in two steps, `locate` and `find`, so that a batch can fetch all of its blocks before it reads the first.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::access::Clients;
+use crate::counters::Usage;
+use crate::model::{Answer, Outcome, Route};
+use crate::plan::{Digits, Plan};
+use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader};
+
+const NUMBERS_PER_BLOCK: u64 = 1000;
+
+/// What is answered, from which data and to whom: one value that workers take over between two batches.
+pub struct Terms {
+    /// The store; None while there is none.
+    pub store: Option<Arc<Environment>>,
+    /// The numbering plan that numbers are read in.
+    pub plan: Arc<Plan>,
+    /// Seconds; data that is older is not answered from. 0 = however old.
+    pub stale_after: f64,
+    /// Who may ask.
+    pub clients: Arc<Clients>,
+    /// What they asked, client by client.
+    pub usage: Arc<Usage>,
+}
+
+/// What all workers of a process share.
+pub struct Service {
+    terms: ArcSwap<Terms>,
+    damaged: Mutex<DamagedBlocks>,
+}
+
+/// Blocks found damaged while one state was served; the next commit may have mended them.
+#[derive(Default)]
+struct DamagedBlocks {
+    serial: u64,
+    blocks: BTreeSet<u64>,
+}
+
+impl Service {
+    /// With its first terms.
+    pub fn new(terms: Terms) -> Arc<Service> {
+        Arc::new(Service { terms: ArcSwap::from_pointee(terms), damaged: Mutex::default() })
+    }
+
+    /// Other terms, for every batch that begins from now on.
+    pub fn use_terms(&self, terms: Terms) {
+        self.terms.store(Arc::new(terms));
+    }
+
+    /// The terms as they are now.
+    pub fn terms(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+
+    /// The damaged blocks that look-ups met in the state of this serial.
+    pub fn damaged_blocks(&self, serial: u64) -> Vec<u64> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.serial == serial { damaged.blocks.iter().copied().collect() } else { Vec::new() }
+    }
+
+    /// Off the usual path: a lock is taken only when a block is found damaged.
+    fn note_damaged(&self, serial: u64, block: u64) {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.serial != serial {
+            *damaged = DamagedBlocks { serial, blocks: BTreeSet::new() };
+        }
+        damaged.blocks.insert(block);
+    }
+}
+
+/// A number on its way to its answer.
+pub struct Located<'e> {
+    digits: Option<Digits>,
+    block: Place<'e>,
+}
+
+enum Place<'e> {
+    /// No data may be answered from, or what was asked is no number: nothing was looked up.
+    Nowhere,
+    Absent,
+    Found(Block<'e>),
+    Unreadable,
+}
+
+/// What the store says of a number, for dialects that need no more.
+#[derive(Clone, Copy)]
+pub struct Found<'e> {
+    /// What became of the query.
+    pub outcome: Outcome,
+    /// The network that serves the number, if one does.
+    pub route: Option<&'e Route>,
+    /// Whether a restriction exists.
+    pub restricted: bool,
+}
+
+impl<'e> Found<'e> {
+    const fn nothing(outcome: Outcome) -> Found<'e> {
+        Found { outcome, route: None, restricted: false }
+    }
+}
+
+/// Resolves numbers batch by batch: `begin`, then look-ups, whose answers come from one state. Of one thread.
+pub struct Engine {
+    service: Arc<Service>,
+    terms: Cache<ServiceTerms, Arc<Terms>>,
+    plan: Arc<Plan>,
+    clients: Arc<Clients>,
+    usage: Arc<Usage>,
+    environment: Option<Arc<Environment>>,
+    reader: Option<Reader>,
+    serial: u32,
+    age_seconds: Option<u64>,
+    usable: bool,
+    unreadable: Cell<u64>,
+}
+
+/// Lets a `Cache` own its way to the terms.
+struct ServiceTerms(Arc<Service>);
+
+impl std::ops::Deref for ServiceTerms {
+    type Target = ArcSwap<Terms>;
+
+    fn deref(&self) -> &ArcSwap<Terms> {
+        &self.0.terms
+    }
+}
+
+impl Engine {
+    /// Ready for its first `begin`.
+    pub fn new(service: Arc<Service>) -> Engine {
+        let terms = service.terms();
+        Engine {
+            terms: Cache::new(ServiceTerms(Arc::clone(&service))),
+            service,
+            plan: Arc::clone(&terms.plan),
+            clients: Arc::clone(&terms.clients),
+            usage: Arc::clone(&terms.usage),
+            environment: None,
+            reader: None,
+            serial: 0,
+            age_seconds: None,
+            usable: false,
+            unreadable: Cell::new(0),
+        }
+    }
+
+    /// Take over new terms, pin the newest commit, judge whether its data may be answered from.
+    ///
+    /// `now`: Unix seconds. Never fails: a store that cannot be read is not usable.
+    pub fn begin(&mut self, now: u64) {
+        let terms = Arc::clone(self.terms.load());
+        self.take_over(&terms);
+        self.usable = false;
+        self.age_seconds = None;
+        let Some(reader) = self.reader.as_mut() else { return };
+        if reader.pin().is_err() {
+            return;
+        }
+        let state = reader.state();
+        self.serial = state.serial as u32;
+        let Some(confirmed_at) = state.confirmed_at else { return };
+        let age = now.saturating_sub(confirmed_at);
+        self.age_seconds = Some(age);
+        self.usable = terms.stale_after == 0.0 || age as f64 <= terms.stale_after;
+    }
+
+    /// Hold no old state while nothing is asked; the next `begin` pins again.
+    pub fn rest(&mut self) {
+        let terms = Arc::clone(self.terms.load());
+        self.take_over(&terms);
+        if let Some(reader) = self.reader.as_mut() {
+            reader.release();
+        }
+    }
+
+    fn take_over(&mut self, terms: &Terms) {
+        self.plan = Arc::clone(&terms.plan);
+        self.clients = Arc::clone(&terms.clients);
+        self.usage = Arc::clone(&terms.usage);
+        let same = match (&terms.store, &self.environment) {
+            (Some(wanted), Some(held)) => Arc::ptr_eq(wanted, held),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same || (self.reader.is_none() && terms.store.is_some()) {
+            self.reader = terms.store.as_ref().and_then(|store| Reader::new(Arc::clone(store)).ok());
+            self.environment.clone_from(&terms.store);
+        }
+    }
+
+    /// The clients of the terms that the batch began with.
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Their counts.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// The number's E.164 digits as the plan reads them.
+    pub fn digits(&self, dialled: &[u8]) -> Option<Digits> {
+        self.plan.digits(dialled)
+    }
+
+    /// Find the number's block and have the processor fetch it.
+    pub fn locate(&self, digits: Option<Digits>) -> Located<'_> {
+        let block = match (&self.reader, &digits) {
+            (Some(reader), Some(number)) if self.usable => match reader.block(number.tn() / NUMBERS_PER_BLOCK) {
+                Ok(None) => Place::Absent,
+                Ok(Some(block)) => {
+                    block.prefetch();
+                    Place::Found(block)
+                }
+                Err(_) => Place::Unreadable,
+            },
+            _ => Place::Nowhere,
+        };
+        Located { digits, block }
+    }
+
+    /// What the store says of a located number. A damaged block, or a missing route, is `unavailable`.
+    pub fn find<'e>(&'e self, located: &Located<'e>) -> Found<'e> {
+        let Some(reader) = self.reader.as_ref().filter(|_| self.usable) else {
+            return Found::nothing(Outcome::Unavailable);
+        };
+        let Some(digits) = &located.digits else { return Found::nothing(Outcome::NotPortable) };
+        let entry = match &located.block {
+            Place::Absent => 0,
+            Place::Found(block) => match block.entry((digits.tn() % NUMBERS_PER_BLOCK) as usize) {
+                Ok(entry) => entry,
+                Err(damaged) => {
+                    self.service.note_damaged(reader.state().serial, damaged.0);
+                    return self.unreadable();
+                }
+            },
+            Place::Unreadable | Place::Nowhere => return self.unreadable(),
+        };
+        let restricted = entry & RESTRICTED != 0;
+        let route_id = entry & ROUTE_MASK;
+        if route_id == 0 {
+            return self.find_unported(reader, digits, restricted);
+        }
+        match reader.tables().route(route_id) {
+            Some(route) => Found { outcome: Outcome::Ported, route: Some(route), restricted },
+            None => self.unreadable(),
+        }
+    }
+
+    fn find_unported<'e>(&'e self, reader: &'e Reader, digits: &Digits, restricted: bool) -> Found<'e> {
+        let portable = self.plan.portable(digits);
+        // A number of another country has no kind here; the ranges table may know it all the same.
+        let may_be_held = portable.unwrap_or_else(|| !self.plan.covers(digits));
+        if !may_be_held {
+            return Found { outcome: Outcome::NotPortable, route: None, restricted };
+        }
+        let Some(holder) = reader.tables().range_holder(digits.as_bytes()) else {
+            let outcome = if portable.is_some() { Outcome::NotAllocated } else { Outcome::NotPortable };
+            return Found { outcome, route: None, restricted };
+        };
+        match reader.tables().route(holder) {
+            Some(route) => Found { outcome: Outcome::NotPorted, route: Some(route), restricted },
+            None => self.unreadable(),
+        }
+    }
+
+    fn unreadable(&self) -> Found<'_> {
+        self.unreadable.set(self.unreadable.get() + 1);
+        Found::nothing(Outcome::Unavailable)
+    }
+
+    /// The whole answer to a located number.
+    pub fn answer<'e>(&'e self, located: &Located<'e>) -> Answer<'e> {
+        let Found { outcome, route, restricted } = self.find(located);
+        Answer { tn: located.digits.as_ref().map(Digits::tn), outcome, route, restricted, ..self.refuse() }
+    }
+
+    /// The answer to a client that is over its rate.
+    pub fn refuse(&self) -> Answer<'_> {
+        Answer {
+            tn: None,
+            outcome: Outcome::Refused,
+            route: None,
+            restricted: false,
+            serial: self.serial,
+            age_seconds: self.age_seconds,
+        }
+    }
+
+    /// Queries that met a damaged block or a missing route since this was last asked.
+    pub fn take_unreadable(&self) -> u64 {
+        self.unreadable.take()
+    }
+}

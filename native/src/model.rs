@@ -21,6 +21,18 @@ pub enum Outcome {
 /// How many outcomes there are.
 pub const OUTCOMES: usize = 6;
 
+impl Outcome {
+    /// All, by value.
+    pub const ALL: [Outcome; OUTCOMES] = [
+        Outcome::Ported,
+        Outcome::NotPorted,
+        Outcome::NotAllocated,
+        Outcome::NotPortable,
+        Outcome::Unavailable,
+        Outcome::Refused,
+    ];
+}
+
 /// Why a query was refused, in the order of `lookupd.model.REFUSE_REASONS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -29,6 +29,7 @@ DOCUMENT = HERE.parents[1] / "docs" / "protocols" / "pdb.md"
 KAMAILIO = shutil.which("kamailio", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 SIPP = shutil.which("sipp")
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 needs_programs = pytest.mark.skipif(not (KAMAILIO and SIPP), reason="needs the packages kamailio and sip-tester")
 
 PORTED, HELD, UNALLOCATED = "886912345678", "886911000000", "886933000000"

@@ -148,6 +148,23 @@ def test_any_bytes_are_a_value_or_a_protocol_error(decode: Codec, message: bytes
             assert npq.decode_answer(npq.encode_error(error)).id == error.query_id  # noqa: PT017
 
 
+def npq_verdict(decode: Codec, message: bytes) -> Any:
+    try:
+        query = decode(message)
+    except npq.QueryRefused as error:
+        return error.query_id, error.code
+    except ProtocolError as error:
+        return error.reason
+    return query
+
+
+@often
+@given(message=evenly(npq_queries, npq_messages, mutations(npq_messages), long_ones))
+def test_npq_query_read_as_one_nested_too_deep_has_the_same_verdict(message: bytes) -> None:
+    by_counting = npq_verdict(lambda message: npq.decode_query(npq._shallow(message)), message)
+    assert by_counting == npq_verdict(npq.decode_query, message)
+
+
 @often
 @given(number=st.text("0123456789", max_size=246), query_id=ids_16)
 def test_pdb_query_survives_the_round_trip(number: str, query_id: int) -> None:
@@ -251,8 +268,8 @@ def replies_of(responder: Responder, messages: list[tuple[bytes, bool]], *, lost
     for message, over_rate in messages:
         received, before = counters.received, [*counters.answered, *counters.refused]
         client = Client(ClientSettings("any", (), queries_per_second=int(over_rate)))
-        client.take(1, 1.0)
-        replies.append(responder.respond(message, client, 1.0))
+        client.take(1, 1_000_000_000)
+        replies.append(responder.respond(message, client, 1_000_000_000))
         assert counters.balance() == 0
         assert counters.received > received
         if replies[-1] is None:
@@ -374,7 +391,7 @@ def test_npq_batch_asked_in_parts_has_the_results_of_its_numbers(
     client = Client(ClientSettings("any", ()))
 
     def ask(question: str | list[str]) -> npq.NpqAnswer:
-        reply = responder.respond(npq.encode_query(1, question, detail), client, 1.0)
+        reply = responder.respond(npq.encode_query(1, question, detail), client, 1_000_000_000)
         assert reply is not None
         return npq.decode_answer(reply)
 

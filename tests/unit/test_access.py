@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lookupd.access import Access, Client
+import pytest
+
+from lookupd.access import FULL_AT_NS_MAX, SECOND_NS, Access, Bucket, Client
 from lookupd.config import ClientSettings
 from lookupd.limits import SOURCES_CACHED_MAX
 
@@ -36,19 +38,51 @@ def test_forged_sources_do_not_fill_the_memory() -> None:
 
 def test_rate_allows_a_second_at_once_and_then_a_steady_stream() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
-    assert sum(client.take(1, 100.0) for _ in range(25)) == 10
-    assert not client.take(1, 100.05)
-    assert client.take(1, 100.2)
-    assert sum(client.take(1, 200.0) for _ in range(25)) == 10
+    assert sum(client.take(1, 100_000_000_000) for _ in range(25)) == 10
+    assert not client.take(1, 100_050_000_000)
+    assert client.take(1, 100_200_000_000)
+    assert sum(client.take(1, 200_000_000_000) for _ in range(25)) == 10
 
 
 def test_batch_over_a_seconds_allowance_needs_a_full_bucket_and_leaves_a_debt() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",), queries_per_second=10))
-    assert client.take(30, 100.0)
-    assert not client.take(1, 101.9)
-    assert client.take(1, 102.2)
+    assert client.take(30, 100_000_000_000)
+    assert not client.take(1, 101_900_000_000)
+    assert client.take(1, 102_200_000_000)
 
 
 def test_no_rate_is_no_limit() -> None:
     client = Client(ClientSettings(name="a", sources=("::1",)))
-    assert all(client.take(1000, 1.0) for _ in range(1000))
+    assert all(client.take(1000, 1_000_000_000) for _ in range(1000))
+
+
+def test_allowance_far_in_debt_stays_within_the_word_of_the_native_engine() -> None:
+    bucket = Bucket(1)
+    assert bucket.take(2**64, 5)
+    assert bucket._full_at_ns == FULL_AT_NS_MAX
+    assert not bucket.take(1, FULL_AT_NS_MAX - SECOND_NS)
+    assert bucket.take(1, FULL_AT_NS_MAX)
+
+
+def test_parts_of_a_nanosecond_are_left_out() -> None:
+    bucket = Bucket(3)  # a query fills again in 333,333,333 ns
+    assert [bucket.take(1, 0) for _ in range(4)] == [True, True, True, False]
+    assert not bucket.take(1, 333_333_331)
+    assert bucket.take(1, 333_333_332)
+
+
+def test_buckets_from_outside_take_the_place_of_the_own_ones() -> None:
+    settings = (
+        ClientSettings(name="a", sources=("10.0.0.0/8", "::1"), queries_per_second=5),
+        ClientSettings(name="b", sources=("192.0.2.0/24",), queries_per_second=5),
+        ClientSettings(name="c", sources=("198.51.100.0/24",)),
+    )
+    shared = [Bucket(1), Bucket(2), Bucket(1)]
+    access = Access(settings, shared)
+    for host, allowed in (("10.0.0.1", 1), ("::1", 0), ("192.0.2.1", 2), ("198.51.100.1", 9)):
+        client = access.find(host)
+        assert client is not None
+        assert sum(client.take(1, SECOND_NS) for _ in range(9)) == allowed
+    assert not shared[1].take(1, SECOND_NS)
+    with pytest.raises(ValueError, match="argument"):
+        Access(settings, shared[:1])

@@ -203,27 +203,46 @@ def test_query_with_bytes_behind_it_is_malformed(name: str, behind: bytes) -> No
     assert refusal(WHOLE[name] + behind) == MALFORMED
 
 
-@pytest.mark.parametrize("depth", [900, 5_000, 60_000, 262_000])
-@pytest.mark.parametrize(
-    "start",
-    [
-        b"",
-        b"\x94\x01\x00\x05",
-        b"\x95\x01\x00\x05\xa0",
-        b"\x96\x01\x00\x05\xa0\x00",
-        b"\x94\x02\x00\x05",
-        b"\x93\x01\x00",
-    ],
-    ids=["message", "numbers", "detail", "later", "version 2", "id"],
-)
-@pytest.mark.parametrize("level", [b"\x91", b"\x81\xa1k", b"\x81"], ids=["arrays", "maps", "map keys"])
-def test_deep_nesting_is_refused_and_never_a_crash(level: bytes, start: bytes, depth: int) -> None:
-    for end in (b"", b"\xc0", b"\xc0" * depth):
-        try:
-            npq.decode_query(start + level * depth + end)
-        except ProtocolError:
-            continue
-        assert start[:1] == b"\x96", "only what lies behind the elements we know may be anything"
+DEEP = [
+    ("message", b"", b"", MALFORMED),
+    ("version", b"\x94", b"\x00\x05\xa0", MALFORMED),
+    ("id", b"\x94\x01\x00", b"\xa0", ("malformed", None, 1)),
+    ("numbers", b"\x94\x01\x00\x05", b"", ("malformed", 5, 1)),
+    ("one of the numbers", b"\x94\x01\x00\x05\x91", b"", ("malformed", 5, 1)),
+    ("detail", b"\x95\x01\x00\x05\xa0", b"", ("malformed", 5, 1)),
+    ("later", b"\x96\x01\x00\x05\xa0\x00", b"", None),
+    ("later, behind numbers", b"\x96\x01\x00\x05\x92\xa1\x31\x02\x01", b"", None),
+    ("later, behind an id that is none", b"\x96\x01\x00\xc0\xa0\x00", b"", ("malformed", None, 1)),
+    ("later, behind no numbers", b"\x96\x01\x00\x05\x90\x00", b"", ("malformed", 5, 3)),
+    ("version 2", b"\x94\x02\x00\x05", b"", ("not_a_query", 5, 2)),
+    ("id of version 2", b"\x93\x02\x00", b"", ("not_a_query", None, 2)),
+    ("another kind", b"\x94\x01\x01\x05", b"", NOT_A_QUERY),
+]
+
+
+@pytest.mark.parametrize("depth", [10, 900, 990, 1_010, 5_000, 60_000, 262_000])
+@pytest.mark.parametrize(("place", "before", "behind", "refused"), DEEP, ids=[case[0] for case in DEEP])
+@pytest.mark.parametrize("level", [b"\x91", b"\x81\xa1k", b"\xdc\0\1", b"\x92\xc0"], ids=lambda level: level.hex(" "))
+def test_depth_of_nesting_changes_no_verdict(
+    level: bytes, place: str, before: bytes, behind: bytes, refused: tuple[Any, ...] | None, depth: int
+) -> None:
+    message = before + level * depth + b"\xc0" + behind
+    if refused is None:
+        query = npq.decode_query(message)
+        assert (query.id, query.numbers) == (5, ["1", 2] if place.endswith("numbers") else "")
+    else:
+        assert refusal(message) == refused
+    for cut in (message[:-1], message + b"\xc0", message[:-1] + b"\xc1", message[:-1] + b"\xda\0"):
+        assert refusal(cut) == MALFORMED
+
+
+def test_deep_nesting_is_read_alike_wherever_the_call_comes_from() -> None:
+    message = b"\x96\x01\x00\x05\xa0\x00" + b"\x91" * 500 + b"\xc0"
+
+    def read(frames: int) -> npq.NpqQuery:
+        return read(frames - 1) if frames else npq.decode_query(message)
+
+    assert {read(frames) for frames in (0, 300, 600)} == {npq.NpqQuery(1, 0, 5, "", 0)}
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
 from lookupd import limits
-from lookupd.access import Client
+from lookupd.access import SECOND_NS, Client
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder
@@ -161,12 +160,12 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
     bytes_max = limits.NPQ_FRAME_BYTES_MAX if tcp else limits.NPQ_DATAGRAM_ANSWER_BYTES_MAX
     responder = NpqResponder(engine, counters, answer_bytes_max=bytes_max, tells_errors=tcp)
     client = Client(ClientSettings("slow", (), queries_per_second=1 if example.state == "refused" else 0))
-    client.take(1, 1.0)
+    client.take(1, SECOND_NS)
     with confirmed.reader() as reader:
         engine.reader = None if example.state == "unavailable" else reader
         engine.begin(UnixSeconds(CONFIRMED_AT + AGE_SECONDS))
         messages = frames(example.sent) if tcp else [example.sent]
-        replies = [responder.respond(message, client, 1.0) for message in messages]
+        replies = [responder.respond(message, client, SECOND_NS) for message in messages]
     if tcp:
         assert example.received is not None
         assert replies == frames(example.received)
@@ -176,15 +175,12 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
 
 
 @every_example
-async def test_example_is_answered_by_a_running_daemon(
-    confirmed: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example: Example
-) -> None:
-    clock = SimpleNamespace(time=lambda: CONFIRMED_AT + AGE_SECONDS, monotonic=time.monotonic)
-    monkeypatch.setattr("lookupd.daemon.time", clock)
-    workbench = confirmed
-    if example.state == "unavailable":
-        workbench = Workbench(tmp_path / "new")
-        workbench.folder.mkdir()
+@pytest.mark.usefixtures("each_engine")
+async def test_example_is_answered_by_a_running_daemon(workbench: Workbench, example: Example) -> None:
+    if example.state != "unavailable":
+        workbench.load_tables()
+        await asyncio.sleep(1 - time.time() % 1)  # a whole second lies ahead, in which the data's age does not grow
+        workbench.snapshot(now=int(time.time()) - AGE_SECONDS)
     async with serve(workbench.config(SLOW_CLIENT if example.state == "refused" else "")) as served:
         port = served.port("npq", example.transport)
         if example.state == "refused":
@@ -229,6 +225,7 @@ def tcp_exchange(port: int, stream: bytes) -> bytes:
 # -- what the page says of connections -------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_client_that_closes_its_side_gets_every_answer(confirmed: Workbench) -> None:
     query = bytes.fromhex("00 00 00 08 94 01 00 07 a3 31 31 30")
     async with serve(confirmed.config()) as served:
@@ -236,6 +233,7 @@ async def test_client_that_closes_its_side_gets_every_answer(confirmed: Workbenc
     assert len(frames(received)) == 2000
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_frame_over_the_bound_ends_the_connection_behind_the_answers(confirmed: Workbench) -> None:
     query = bytes.fromhex("00 00 00 08 94 01 00 07 a3 31 31 30")
     async with serve(confirmed.config()) as served:
@@ -244,6 +242,7 @@ async def test_frame_over_the_bound_ends_the_connection_behind_the_answers(confi
     assert [read_message(message)[1] for message in frames(received)] == [1, 1, 1]
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_frame_at_the_bound_is_answered(confirmed: Workbench) -> None:
     bound = limits.NPQ_FRAME_BYTES_MAX
     async with serve(confirmed.config()) as served:

@@ -30,11 +30,13 @@ async def burst(port: int, numbers: list[str]) -> list[int]:
 NUMBERS = ["886912345678", "886912345678", "886931111111", "110", "110", "886912345678"] * 15
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_burst_of_one_peer_is_answered_in_order(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
         assert await burst(served.port("npq", "udp"), NUMBERS) == list(range(len(NUMBERS)))
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_interleaved_peers_each_get_their_own_answers(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
         port = served.port("pdb", "udp")
@@ -82,6 +84,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL])
+@pytest.mark.usefixtures("python_engine")
 async def test_kernel_that_cannot_join_gets_them_one_by_one(loaded: Workbench, code: int) -> None:
     async with serve(loaded.config()) as served:
         for (dialect, _), listener in served.daemon.listeners.items():
@@ -90,6 +93,7 @@ async def test_kernel_that_cannot_join_gets_them_one_by_one(loaded: Workbench, c
         assert await burst(served.port("npq", "udp"), NUMBERS) == list(range(len(NUMBERS)))
 
 
+@pytest.mark.usefixtures("python_engine")
 async def test_answers_that_the_kernel_refuses_are_counted_as_unsent(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
         for (dialect, _), listener in served.daemon.listeners.items():
@@ -102,6 +106,7 @@ async def test_answers_that_the_kernel_refuses_are_counted_as_unsent(loaded: Wor
         assert counters.balance() == sum(counters.answered) == 0
 
 
+@pytest.mark.usefixtures("python_engine")
 async def test_peer_that_cannot_be_reached_does_not_end_joining(loaded: Workbench) -> None:
     """A forged source port 0 is refused by the kernel with the same code as a kernel that cannot join."""
     async with serve(loaded.config()) as served:
@@ -114,6 +119,7 @@ async def test_peer_that_cannot_be_reached_does_not_end_joining(loaded: Workbenc
         assert await burst(served.port("npq", "udp"), NUMBERS) == list(range(len(NUMBERS)))
 
 
+@pytest.mark.usefixtures("python_engine")
 async def test_only_the_replies_that_were_refused_are_counted_as_unsent(loaded: Workbench) -> None:
     """Short and long replies take turns, so that each run is ended by a reply that is counted, but not sent yet."""
     async with serve(loaded.config()) as served:

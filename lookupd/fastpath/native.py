@@ -1,0 +1,161 @@
+"""The native path of `serve`: Rust workers serve UDP, and Python asks the same engine for frames over TCP.
+
+The environment is opened once in the process, by the native engine: LMDB in two libraries must not share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from ipaddress import ip_network
+from pathlib import Path
+
+from lookupd import _native
+from lookupd.access import Access, Client
+from lookupd.config import ClientSettings, Config, Endpoint
+from lookupd.engine import Engine
+from lookupd.limits import NPQ_FRAME_BYTES_MAX
+from lookupd.numbering import Plan
+from lookupd.observe.counters import Usage
+from lookupd.observe.metrics import Metrics
+from lookupd.store.reader import Reader
+from lookupd.transports.sockets import bind_shared
+
+
+class NativeListener:
+    """One address over UDP: a socket and a worker per thread."""
+
+    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer) -> None:
+        """sockets: those that the workers read duplicates of; owned from now on."""
+        self.server = server
+        self._sockets = sockets
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._sockets[0].getsockname()[1]
+        return port
+
+    def use_access(self, access: Access) -> None:
+        """The workers take the service's."""
+
+    def failure(self) -> str | None:
+        """Why a worker cannot serve any more."""
+        return self.server.failure()
+
+    async def close(self) -> None:
+        """Answer what has arrived, then close the sockets; a worker may sleep for a tenth of a second first."""
+        await asyncio.to_thread(self.server.stop)
+        for sock in self._sockets:
+            sock.close()
+
+
+class NativeFrames:
+    """Message -> reply for TCP, asked of the native engine."""
+
+    def __init__(self, responder: _native.Responder) -> None:
+        self._respond = responder.respond
+
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+        """See `batch.Responder`."""
+        return self._respond(message, client.at, now_ns)
+
+    def settle(self) -> None:
+        """Over TCP every reply leaves."""
+
+
+class NativePath:
+    """See `fastpath.path.Path`."""
+
+    name = "native"
+
+    def __init__(self, engine: Engine, metrics: Metrics, threads: int) -> None:
+        """threads: workers a listener; 0 = one a core."""
+        self._engine = engine
+        self._metrics = metrics
+        self._threads = threads or len(os.sched_getaffinity(0))
+        nobody = NativeAccess(())
+        self._service = _native.Service(None, _plan(engine.plan), engine.stale_after, nobody.native)
+        self._frames: dict[str, _native.Responder] = {}
+        metrics.watch_native(self._service)
+
+    def open_store(self, path: Path, map_size: int) -> Reader:
+        """See Path."""
+        return Reader(path, map_size=map_size, native=True)
+
+    def make_access(self, clients: tuple[ClientSettings, ...]) -> Access:
+        """See Path."""
+        return NativeAccess(clients)
+
+    def use_terms(self, access: Access) -> None:
+        """See Path."""
+        assert isinstance(access, NativeAccess)
+        engine = self._engine
+        environment = None if engine.reader is None else engine.reader.native
+        self._service.use_terms(environment, _plan(engine.plan), engine.stale_after, access.native)
+        for responder in self._frames.values():
+            responder.rest()  # lets go of a store that is no longer served
+
+    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> NativeListener:
+        """See Path."""
+        sockets = bind_shared(endpoint, self._threads)
+        server = _native.UdpServer(
+            self._service,
+            dialect,
+            [sock.fileno() for sock in sockets],
+            legacy=config.pdb.legacy,
+            unmapped_carrier_id=config.pdb.unmapped_carrier_id,
+        )
+        self._metrics.add_native(dialect, "udp", server)
+        return NativeListener(sockets, server)
+
+    def frame_responder(self, dialect: str, config: Config) -> NativeFrames:
+        """See Path. All connections of a dialect share one responder, and so one reader slot."""
+        responder = self._frames.get(dialect)
+        if responder is None:
+            responder = _native.Responder(
+                self._service, dialect, answer_bytes_max=NPQ_FRAME_BYTES_MAX, tells_errors=True
+            )
+            self._frames[dialect] = responder
+            self._metrics.add_native(dialect, "tcp", responder)
+        return NativeFrames(responder)
+
+    def begin_batch(self) -> None:
+        """See Path."""
+        now = int(time.time())
+        for responder in self._frames.values():
+            responder.begin(now)
+
+
+class NativeAccess(Access):
+    """The clients list with its allowances in the native engine, where workers and Python take from the same ones."""
+
+    def __init__(self, clients: tuple[ClientSettings, ...]) -> None:
+        self.native = _native.Clients(
+            [(client.queries_per_second, [str(ip_network(source)) for source in client.sources]) for client in clients]
+        )
+        super().__init__(clients, [_Bucket(self.native, at) for at in range(len(clients))])
+
+    def usage(self) -> list[list[Usage]]:
+        """See `counters.ClientUsage`."""
+        return self.native.usage()
+
+
+class _Bucket:
+    """One client's allowance; see `access.Bucket`."""
+
+    __slots__ = ("_at", "_clients")
+
+    def __init__(self, clients: _native.Clients, at: int) -> None:
+        self._clients = clients
+        self._at = at
+
+    def take(self, queries: int, now_ns: int) -> bool:
+        """See `access.Bucket`."""
+        return self._clients.take(self._at, queries, now_ns)
+
+
+def _plan(plan: Plan) -> _native.Plan:
+    return _native.Plan(plan.country_code, plan.trunk_prefix, plan.heads())

@@ -1,0 +1,76 @@
+"""What `serve` asks of an engine: the seam between the daemon and the two ways to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Protocol
+
+from lookupd.access import Access, Client
+from lookupd.config import ClientSettings, Config, Endpoint
+from lookupd.store.reader import Reader
+
+
+class Listener(Protocol):
+    """One bound address over UDP."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        ...
+
+    def use_access(self, access: Access) -> None:
+        """A new clients list."""
+        ...
+
+    def failure(self) -> str | None:
+        """Why it cannot serve any more; None as long as it can."""
+        ...
+
+    async def close(self) -> None:
+        """Answer what has arrived, then close the address."""
+        ...
+
+
+class FrameResponder(Protocol):
+    """Message -> reply, of one connection over TCP."""
+
+    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+        """See `batch.Responder`."""
+        ...
+
+    def settle(self) -> None:
+        """See `batch.Responder`."""
+        ...
+
+
+class Path(Protocol):
+    """One engine, as the daemon drives it. All calls come from the event loop's thread."""
+
+    @property
+    def name(self) -> str:
+        """As settings, logs and metrics say it."""
+        ...
+
+    def open_store(self, path: FilePath, map_size: int) -> Reader:
+        """A reader of our own on the store; may run in another thread. Raises StoreError."""
+        ...
+
+    def make_access(self, clients: tuple[ClientSettings, ...]) -> Access:
+        """The clients list, with allowances that all of the engine's listeners share."""
+        ...
+
+    def use_terms(self, access: Access) -> None:
+        """Plan, limits or store of the daemon's engine have changed, or the clients list has."""
+        ...
+
+    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> Listener:
+        """Serve a dialect over UDP from now on. Raises ConfigError when the address cannot be had."""
+        ...
+
+    def frame_responder(self, dialect: str, config: Config) -> FrameResponder:
+        """For one connection over TCP."""
+        ...
+
+    def begin_batch(self) -> None:
+        """Pin the newest state for what frame responders answer next."""
+        ...

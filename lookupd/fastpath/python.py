@@ -1,0 +1,57 @@
+"""The Python path of `serve`: one event loop, one reader, py-lmdb. Serves UDP wherever the native engine is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lookupd.access import Access
+from lookupd.config import ClientSettings, Config, Endpoint
+from lookupd.engine import Engine
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
+from lookupd.observe.metrics import Metrics
+from lookupd.store.reader import Reader
+from lookupd.transports.sockets import bind
+from lookupd.transports.udp import UdpListener
+
+
+class PythonPath:
+    """See `fastpath.path.Path`."""
+
+    name = "python"
+
+    def __init__(self, engine: Engine, metrics: Metrics, begin_batch: Callable[[], None]) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self.begin_batch = begin_batch
+
+    def open_store(self, path: Path, map_size: int) -> Reader:
+        """See Path."""
+        return Reader(path, map_size=map_size)
+
+    def make_access(self, clients: tuple[ClientSettings, ...]) -> Access:
+        """See Path."""
+        return Access(clients)
+
+    def use_terms(self, access: Access) -> None:
+        """See Path: the engine and the listeners have all of it already."""
+
+    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> UdpListener:
+        """See Path."""
+        return UdpListener(bind(endpoint), self._responder(dialect, "udp", config), access, self.begin_batch)
+
+    def frame_responder(self, dialect: str, config: Config) -> Responder:
+        """See Path."""
+        return self._responder(dialect, "tcp", config)
+
+    def _responder(self, dialect: str, transport: str, config: Config) -> Responder:
+        counters = self._metrics.counters(dialect, transport)
+        if dialect == "pdb":
+            settings = config.pdb
+            return PdbResponder(
+                self._engine, counters, legacy=settings.legacy, unmapped_carrier_id=settings.unmapped_carrier_id
+            )
+        udp = transport == "udp"
+        bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
+        return NpqResponder(self._engine, counters, answer_bytes_max=bytes_max, tells_errors=not udp)

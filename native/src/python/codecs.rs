@@ -1,0 +1,177 @@
+//! The numbering plan, the clients list and the codecs, for the workers' settings and for the tests of parity.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::access::{self, Rule};
+use crate::counters::{Usage, UsageCells};
+use crate::model::{Answer, Outcome, Route};
+use crate::plan::{self, Head};
+use crate::protocols::npq::{self, Fault, Number, Numbers};
+use crate::protocols::pdb;
+
+/// A country's numbering plan. Shared with the workers that read in it.
+#[pyclass(frozen, module = "lookupd._native")]
+pub struct Plan {
+    pub(crate) inner: Arc<plan::Plan>,
+}
+
+impl Plan {
+    fn number(&self, digits: &[u8]) -> PyResult<plan::Digits> {
+        let read = self.inner.digits(digits).filter(|found| found.as_bytes() == digits);
+        read.ok_or_else(|| PyValueError::new_err("not the digits of a number"))
+    }
+}
+
+#[pymethods]
+impl Plan {
+    #[new]
+    fn new(country_code: &str, trunk_prefix: &str, heads: Vec<(usize, String, bool)>) -> Self {
+        let heads = heads.into_iter().map(|(digits, prefix, portable)| Head { digits, prefix, portable }).collect();
+        Self { inner: Arc::new(plan::Plan::new(country_code, trunk_prefix, heads)) }
+    }
+
+    fn digits(&self, dialled: &[u8]) -> Option<Vec<u8>> {
+        self.inner.digits(dialled).map(|digits| digits.as_bytes().to_vec())
+    }
+
+    fn portable(&self, digits: &[u8]) -> PyResult<Option<bool>> {
+        Ok(self.inner.portable(&self.number(digits)?))
+    }
+
+    fn covers(&self, digits: &[u8]) -> PyResult<bool> {
+        Ok(self.inner.covers(&self.number(digits)?))
+    }
+}
+
+/// The clients list with its buckets. Shared with the workers that serve it.
+#[pyclass(frozen, module = "lookupd._native")]
+pub struct Clients {
+    pub(crate) inner: Arc<access::Clients>,
+    pub(crate) usage: Arc<Usage>,
+}
+
+#[pymethods]
+impl Clients {
+    #[new]
+    fn new(rules: Vec<(u64, Vec<String>)>) -> PyResult<Self> {
+        let rules = rules.into_iter().map(|(queries_per_second, sources)| {
+            let sources = sources.iter().map(|source| parse_network(source)).collect::<PyResult<_>>()?;
+            Ok(Rule { queries_per_second, sources })
+        });
+        let inner = access::Clients::new(rules.collect::<PyResult<_>>()?);
+        Ok(Self { usage: Arc::new(Usage::new(inner.len())), inner: Arc::new(inner) })
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn usage(&self) -> Vec<Vec<UsageCells>> {
+        self.usage.read().into_iter().map(Vec::from).collect()
+    }
+
+    fn find(&self, host: &str) -> PyResult<Option<usize>> {
+        let address = host.split_once('%').map_or(host, |(address, _)| address);
+        Ok(self.inner.find(parse_address(address)?))
+    }
+
+    fn take(&self, client: usize, queries: u64, now_ns: u64) -> PyResult<bool> {
+        if client >= self.inner.len() {
+            return Err(PyIndexError::new_err("no such client"));
+        }
+        Ok(self.inner.client(client).take(queries, now_ns))
+    }
+}
+
+fn parse_address(text: &str) -> PyResult<IpAddr> {
+    text.parse().map_err(|_| PyValueError::new_err(format!("{text:?} is no address")))
+}
+
+/// `192.0.2.0/24`; without a length it is the address alone.
+fn parse_network(text: &str) -> PyResult<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/').unwrap_or((text, ""));
+    let address = parse_address(address)?;
+    let bits_max = if address.is_ipv4() { 32 } else { 128 };
+    let bits = if bits.is_empty() { Some(bits_max) } else { bits.parse().ok().filter(|bits| *bits <= bits_max) };
+    Ok((address, bits.ok_or_else(|| PyValueError::new_err(format!("{text:?} is no network")))?))
+}
+
+/// (the query, None) or (None, why there is none); see `_native.pyi`.
+type NpqFound = (Option<(u32, bool, bool, Vec<Vec<u8>>)>, Option<(u8, Option<u32>, Option<u8>)>);
+
+#[pyfunction]
+pub fn decode_npq(message: &[u8]) -> NpqFound {
+    let query = match npq::decode_query(message) {
+        Ok(query) => query,
+        Err(fault @ Fault::Drop(_)) => return (None, Some((fault.reason() as u8, None, None))),
+        Err(fault @ Fault::Refused { id, code }) => return (None, Some((fault.reason() as u8, id, Some(code)))),
+    };
+    let dialled = |number: Number<'_>| number.dialled(&mut [0; 20]).to_vec();
+    let (many, numbers) = match query.numbers {
+        Numbers::One(number) => (false, vec![dialled(number)]),
+        Numbers::Many(many) => (true, many.iter().map(dialled).collect()),
+    };
+    (Some((query.id, query.names, many, numbers)), None)
+}
+
+/// tn, outcome, (network code, routing number, operator), restricted, serial, age.
+type AnswerRow = (Option<u64>, usize, Option<(String, Option<String>, String)>, bool, u32, Option<u64>);
+
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)] // what Python's values are read into
+pub fn encode_npq(message: &[u8], rows: Vec<AnswerRow>, bytes_max: usize) -> PyResult<(Vec<u8>, usize)> {
+    let query = npq::decode_query(message).map_err(|_| PyValueError::new_err("not a query"))?;
+    let routes: Vec<Option<Route>> = rows.iter().map(|row| row.2.clone().map(route)).collect();
+    let mut answers = Vec::new();
+    for (row, route) in rows.iter().zip(&routes) {
+        let &(tn, outcome, _, restricted, serial, age_seconds) = row;
+        let outcome = *OUTCOMES.get(outcome).ok_or_else(|| PyValueError::new_err("no such outcome"))?;
+        answers.push(Answer { tn, outcome, route: route.as_ref(), restricted, serial, age_seconds });
+    }
+    let mut out = Vec::new();
+    let held = npq::encode_many(&query, &answers, bytes_max, &mut out);
+    Ok((out, held))
+}
+
+#[pyfunction]
+pub fn encode_npq_error(id: Option<u32>, code: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    npq::encode_error(id, code, &mut out);
+    out
+}
+
+const OUTCOMES: [Outcome; 6] = [
+    Outcome::Ported,
+    Outcome::NotPorted,
+    Outcome::NotAllocated,
+    Outcome::NotPortable,
+    Outcome::Unavailable,
+    Outcome::Refused,
+];
+
+fn route((network_code, routing_number, operator): (String, Option<String>, String)) -> Route {
+    Route { network_code, routing_number, operator, pdb_carrier_id: None, own: true }
+}
+
+/// (the query, None) or (None, why there is none); see `_native.pyi`.
+type PdbFound = (Option<(Option<u16>, Option<Vec<u8>>, bool)>, Option<u8>);
+
+#[pyfunction]
+pub fn decode_pdb(datagram: &[u8], legacy: bool) -> PdbFound {
+    match pdb::decode_query(datagram, legacy) {
+        Ok(query) => (Some((query.id, query.number.map(<[u8]>::to_vec), query.odd)), None),
+        Err(reason) => (None, Some(reason as u8)),
+    }
+}
+
+#[pyfunction]
+pub fn encode_pdb(datagram: &[u8], carrier_id: Option<u16>) -> PyResult<Vec<u8>> {
+    let query = pdb::decode_query(datagram, true).map_err(|_| PyValueError::new_err("not a query"))?;
+    let mut out = Vec::new();
+    pdb::encode_answer(&query, carrier_id, &mut out);
+    Ok(out)
+}

@@ -1,0 +1,281 @@
+//! What `lookupd serve` calls: terms in, counts out, a listener's workers, and a responder for frames over TCP.
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::codecs::{Clients as PyClients, Plan as PyPlan};
+use super::store::PyEnvironment;
+use crate::counters::Counts;
+use crate::engine::{Engine, Service, Terms};
+use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
+use crate::model::OUTCOMES;
+use crate::responder::{Dialect, Npq, Pdb, Tally, respond};
+use crate::udp::server::Server;
+use crate::udp::sys::duplicate;
+
+/// What is answered, from which data and to whom; shared by listeners and responders.
+#[pyclass(name = "Service", module = "lookupd._native", frozen)]
+pub struct PyService {
+    inner: Arc<Service>,
+}
+
+fn terms(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) -> Terms {
+    Terms {
+        store: store.map(|environment| Arc::clone(&environment.inner)),
+        plan: Arc::clone(&plan.inner),
+        stale_after,
+        usage: Arc::clone(&clients.usage),
+        clients: Arc::clone(&clients.inner),
+    }
+}
+
+#[pymethods]
+impl PyService {
+    #[new]
+    fn new(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) -> PyService {
+        PyService { inner: Service::new(terms(store, plan, stale_after, clients)) }
+    }
+
+    /// Other terms, from the next batch on.
+    fn use_terms(&self, store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) {
+        self.inner.use_terms(terms(store, plan, stale_after, clients));
+    }
+
+    /// Blocks that look-ups found damaged in the state of this serial.
+    fn damaged_blocks(&self, serial: u64) -> Vec<u64> {
+        self.inner.damaged_blocks(serial)
+    }
+}
+
+/// Counts of a listener; see `lookupd.observe.counters`.
+#[pyclass(name = "Counts", module = "lookupd._native", frozen, get_all)]
+pub struct PyCounts {
+    received: u64,
+    odd: u64,
+    unreadable: u64,
+    answered: Vec<u64>,
+    refused: Vec<u64>,
+    dropped: Vec<u64>,
+    /// By outcome: answers by bucket; bucket i holds what took at most 2^i us, the last one what took longer.
+    latency: Vec<Vec<u64>>,
+    latency_ns: Vec<u64>,
+}
+
+impl From<&Counts> for PyCounts {
+    fn from(counts: &Counts) -> PyCounts {
+        PyCounts {
+            received: counts.received(),
+            odd: counts.odd_queries(),
+            unreadable: counts.unreadable_lookups(),
+            answered: counts.answered().to_vec(),
+            refused: counts.refused().to_vec(),
+            dropped: counts.dropped().to_vec(),
+            latency: (0..OUTCOMES).map(|outcome| counts.latency(outcome).to_vec()).collect(),
+            latency_ns: counts.latency_ns().to_vec(),
+        }
+    }
+}
+
+/// How each dialect is served.
+#[derive(Clone)]
+enum AnyDialect {
+    Npq(Npq),
+    Pdb(Pdb),
+}
+
+impl AnyDialect {
+    fn new(name: &str, answer_bytes_max: usize, tells_errors: bool, pdb: Pdb) -> PyResult<AnyDialect> {
+        match name {
+            "npq" => Ok(AnyDialect::Npq(Npq { answer_bytes_max, tells_errors })),
+            "pdb" => Ok(AnyDialect::Pdb(pdb)),
+            _ => Err(PyValueError::new_err(format!("{name}: not a dialect of the native engine"))),
+        }
+    }
+}
+
+/// The workers of one UDP listener: they serve from the moment it is made.
+#[pyclass(name = "UdpServer", module = "lookupd._native", frozen)]
+pub struct PyUdpServer {
+    server: Mutex<Server>,
+}
+
+#[pymethods]
+impl PyUdpServer {
+    /// sockets: descriptors of bound sockets, one a worker; they are duplicated, the caller closes its own.
+    #[new]
+    #[pyo3(signature = (service, dialect, sockets, *, legacy = true, unmapped_carrier_id = 1000))]
+    fn new(
+        service: &PyService,
+        dialect: &str,
+        sockets: Vec<RawFd>,
+        legacy: bool,
+        unmapped_carrier_id: u16,
+    ) -> PyResult<PyUdpServer> {
+        let owned = sockets.into_iter().map(duplicate).collect::<Result<Vec<_>, _>>()?;
+        let name = format!("udp-{dialect}");
+        let server = match AnyDialect::new(
+            dialect,
+            NPQ_DATAGRAM_ANSWER_BYTES_MAX,
+            false,
+            Pdb { legacy, unmapped_carrier_id },
+        )? {
+            AnyDialect::Npq(npq) => Server::start(&name, &service.inner, &npq, owned),
+            AnyDialect::Pdb(pdb) => Server::start(&name, &service.inner, &pdb, owned),
+        };
+        Ok(PyUdpServer { server: Mutex::new(server.map_err(PyOSError::new_err)?) })
+    }
+
+    /// Answer what has arrived, then end the workers.
+    fn stop(&self, python: Python<'_>) {
+        python.detach(|| self.locked().stop());
+    }
+
+    /// Of all workers together.
+    fn counts(&self) -> PyCounts {
+        PyCounts::from(&self.locked().counts())
+    }
+
+    /// Why a worker cannot serve any more; None as long as all can.
+    fn failure(&self) -> Option<String> {
+        self.locked().failure()
+    }
+
+    /// Which offloads are in use: datagrams joined on receipt (gro), replies joined on sending (gso).
+    fn offloads(&self) -> (bool, bool) {
+        let server = self.locked();
+        (server.gro(), server.gso())
+    }
+}
+
+impl PyUdpServer {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers messages that Python hands in: of frames over TCP, and of tests. Of one state from `begin` to `begin`.
+#[pyclass(name = "Responder", module = "lookupd._native", frozen)]
+pub struct PyResponder {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    dialect: AnyDialect,
+    engine: Engine,
+    tally: Tally,
+    total: Counts,
+    reply: Vec<u8>,
+}
+
+#[pymethods]
+impl PyResponder {
+    #[new]
+    #[pyo3(signature = (service, dialect, *, answer_bytes_max, tells_errors, legacy = true, unmapped_carrier_id = 1000))]
+    fn new(
+        service: &PyService,
+        dialect: &str,
+        answer_bytes_max: usize,
+        tells_errors: bool,
+        legacy: bool,
+        unmapped_carrier_id: u16,
+    ) -> PyResult<PyResponder> {
+        let dialect = AnyDialect::new(dialect, answer_bytes_max, tells_errors, Pdb { legacy, unmapped_carrier_id })?;
+        let engine = Engine::new(Arc::clone(&service.inner));
+        let inner = Inner { dialect, engine, tally: Tally::default(), total: Counts::default(), reply: Vec::new() };
+        Ok(PyResponder { inner: Mutex::new(inner) })
+    }
+
+    /// Take over the newest terms and pin the newest state. now: Unix seconds.
+    fn begin(&self, now: u64) {
+        self.locked().engine.begin(now);
+    }
+
+    /// Hold no state until the next `begin`.
+    fn rest(&self) {
+        self.locked().engine.rest();
+    }
+
+    /// The reply to one message, None for silence. client: its place in the clients list.
+    fn respond<'p>(
+        &self,
+        python: Python<'p>,
+        message: &[u8],
+        client: usize,
+        now_ns: u64,
+    ) -> PyResult<Option<Bound<'p, PyBytes>>> {
+        let mut inner = self.locked();
+        let replied = inner.respond(message, client, now_ns)?;
+        Ok(replied.then(|| PyBytes::new(python, &inner.reply)))
+    }
+
+    /// The replies to many messages of one client.
+    #[allow(clippy::needless_pass_by_value)] // a list from Python becomes a vector of ours
+    fn respond_many<'p>(
+        &self,
+        python: Python<'p>,
+        messages: Vec<Bound<'p, PyBytes>>,
+        client: usize,
+        now_ns: u64,
+    ) -> PyResult<Vec<Option<Bound<'p, PyBytes>>>> {
+        messages.iter().map(|message| self.respond(python, message.as_bytes(), client, now_ns)).collect()
+    }
+
+    /// Of all messages so far.
+    fn counts(&self) -> PyCounts {
+        let mut inner = self.locked();
+        let unreadable = inner.engine.take_unreadable();
+        inner.total.unreadable(unreadable);
+        PyCounts::from(&inner.total)
+    }
+}
+
+impl PyResponder {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Whether there is a reply; it is in `reply` then.
+    fn respond(&mut self, message: &[u8], client: usize, now_ns: u64) -> PyResult<bool> {
+        let Inner { dialect, engine, tally, total, reply } = self;
+        reply.clear();
+        if client >= engine.clients().len() {
+            return Err(PyValueError::new_err(format!("client {client}: there are {}", engine.clients().len())));
+        }
+        let (dialect_at, replied) = match dialect {
+            AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, client, now_ns, reply, tally)),
+            AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, client, now_ns, reply, tally)),
+        };
+        total.add(&tally.counts);
+        tally.counts = Counts::default();
+        engine.usage().add(client, dialect_at, &mut tally.usage);
+        Ok(replied)
+    }
+}
+
+fn answer<D: Dialect>(
+    dialect: &D,
+    engine: &Engine,
+    message: &[u8],
+    client: usize,
+    now_ns: u64,
+    reply: &mut Vec<u8>,
+    tally: &mut Tally,
+) -> bool {
+    match respond(dialect, engine, message, engine.clients().client(client), now_ns, reply) {
+        // Sent in the same moment as far as this can tell: only UDP's workers measure.
+        Ok(told) => {
+            told.count(tally, Some(0));
+            true
+        }
+        Err(silence) => {
+            silence.count(tally);
+            false
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! One thread and its socket: a batch of datagrams in, their replies out, nothing shared but counters and terms.
+//!
+//! Mirrors `lookupd/transports/udp.py`. The socket is made elsewhere; what a message means is the dialect's.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::access::Clients;
+use crate::counters::{Counters, Usage};
+use crate::engine::{Engine, Located, Service};
+use crate::model::Drop;
+use crate::responder::{Dialect, Silence, Tally, Told};
+use crate::udp::server::Shared;
+use crate::udp::sys::{Destination, Inbox, Outbox, Peer, Received, SLOT_BYTES, now_monotonic_ns, now_realtime_ns};
+
+/// Datagrams, or with GRO trains of datagrams, read in one system call.
+const SLOTS: usize = 32;
+
+/// Questions that are answered and sent before the next ones of a train are read: one train of replies, and the
+/// blocks of so many questions (2 kB each) stay in the processor's second cache.
+const QUESTIONS_AHEAD: usize = 64;
+
+/// Errors of the socket one after another, without one datagram between them, that end the worker.
+const ERRORS_IN_A_ROW_MAX: u32 = 10_000;
+
+/// One worker, before and while it runs.
+pub struct Worker<D: Dialect> {
+    socket: OwnedFd,
+    dialect: D,
+    engine: Engine,
+    inbox: Inbox,
+    replies: Replies,
+    sources: Sources,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    /// Until this moment of the monotonic clock a datagram of which no time of arrival was told is not late.
+    fresh_until: u64,
+}
+
+/// A question on its way to its reply.
+struct Waiting<'b, Q> {
+    question: Q,
+    located: Located<'b>,
+    origin: Origin,
+}
+
+/// Where a question came from, and when.
+#[derive(Clone, Copy)]
+struct Origin {
+    peer: Peer,
+    destination: Option<Destination>,
+    client: usize,
+    arrived_ns: u64,
+}
+
+/// Replies on their way out, and what is to be counted when they have left.
+struct Replies {
+    outbox: Outbox,
+    told: Vec<(Told, Origin)>,
+    bytes: Vec<u8>,
+    tally: Tally,
+    /// Whose usage is in the tally.
+    client: usize,
+    /// Whether replies to one peer leave joined.
+    joins: bool,
+}
+
+/// The client of the last source address; most datagrams come from the same one as the datagram before.
+#[derive(Default)]
+struct Sources {
+    last: Option<(IpAddr, Option<usize>)>,
+}
+
+impl Sources {
+    fn find(&mut self, clients: &Clients, host: IpAddr) -> Option<usize> {
+        match self.last {
+            Some((known, client)) if known == host => client,
+            _ => {
+                let client = clients.find(host);
+                self.last = Some((host, client));
+                client
+            }
+        }
+    }
+}
+
+impl<D: Dialect> Worker<D> {
+    /// socket: bound, with a receive timeout, so that the worker sees `stop` and new terms when nothing is asked.
+    pub fn new(
+        socket: OwnedFd,
+        dialect: D,
+        service: Arc<Service>,
+        counters: Arc<Counters>,
+        stop: Arc<AtomicBool>,
+        shared: Arc<Shared>,
+    ) -> Worker<D> {
+        Worker {
+            socket,
+            dialect,
+            engine: Engine::new(service),
+            inbox: Inbox::new(SLOTS, SLOT_BYTES),
+            replies: Replies {
+                outbox: Outbox::new(true),
+                told: Vec::with_capacity(QUESTIONS_AHEAD),
+                bytes: Vec::with_capacity(2048),
+                tally: Tally::default(),
+                client: 0,
+                joins: true,
+            },
+            sources: Sources::default(),
+            counters,
+            stop,
+            shared,
+            fresh_until: 0,
+        }
+    }
+
+    /// Serve until `stop`, then answer what has arrived. Err: the socket cannot be read any more, and why.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut errors = 0;
+        loop {
+            let stopping = self.stop.load(Ordering::Acquire);
+            match self.inbox.receive(self.socket.as_fd(), !stopping) {
+                Ok(count) => {
+                    errors = 0;
+                    self.serve(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if stopping {
+                        return Ok(());
+                    }
+                    self.engine.rest();
+                    self.socket_is_empty();
+                }
+                // An ICMP error of an earlier reply is told on this socket: the next read goes on.
+                Err(error) => {
+                    errors += 1;
+                    if errors > ERRORS_IN_A_ROW_MAX || error.raw_os_error() == Some(libc::EBADF) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is read from now on arrived after now; half the limit later it is not half the limit old.
+    fn socket_is_empty(&mut self) {
+        if D::LATE_NS != 0 {
+            self.fresh_until = now_monotonic_ns() + D::LATE_NS / 2;
+        }
+    }
+
+    fn serve(&mut self, count: usize) {
+        let (now, real_now) = (now_monotonic_ns(), now_realtime_ns());
+        self.engine.begin(real_now / 1_000_000_000);
+        let Worker { dialect, engine, inbox, replies, sources, socket, .. } = self;
+        let engine = &*engine;
+        let fresh = now < self.fresh_until;
+        let mut waiting = Vec::with_capacity(QUESTIONS_AHEAD);
+        sources.last = None; // the clients list may be another one
+        for received in (0..count).map(|at| inbox.get(at)) {
+            let client = sources.find(engine.clients(), received.peer.ip());
+            let late = D::LATE_NS != 0 && is_late::<D>(&received, real_now, fresh);
+            for message in received.datagrams() {
+                let Some(client) = client else {
+                    replies.tally.refuse_unknown();
+                    continue;
+                };
+                if late {
+                    replies.silence(engine.usage(), D::INDEX, client, Silence::Dropped(Drop::Late));
+                    continue;
+                }
+                let message = &message[..message.len().min(D::BYTES_MAX)];
+                match dialect.read(message, engine.clients().client(client), now) {
+                    Ok(question) => {
+                        let located = engine.locate(dialect.number(&question, engine));
+                        let arrived_ns = if received.arrived_ns == 0 { real_now } else { received.arrived_ns };
+                        let origin =
+                            Origin { peer: received.peer, destination: received.destination, client, arrived_ns };
+                        waiting.push(Waiting { question, located, origin });
+                    }
+                    Err(silence) => replies.silence(engine.usage(), D::INDEX, client, silence),
+                }
+                if waiting.len() == QUESTIONS_AHEAD {
+                    replies.send(&mut waiting, dialect, engine, socket);
+                }
+            }
+        }
+        replies.send(&mut waiting, dialect, engine, socket);
+        drop(waiting);
+        replies.publish(engine, D::INDEX, &self.counters);
+        if !replies.joins {
+            self.shared.gso.store(false, Ordering::Relaxed);
+        }
+        if count < SLOTS {
+            self.socket_is_empty();
+        }
+    }
+}
+
+fn is_late<D: Dialect>(received: &Received<'_>, real_now: u64, fresh: bool) -> bool {
+    match received.arrived_ns {
+        0 => !fresh,
+        arrived => real_now.saturating_sub(arrived) > D::LATE_NS,
+    }
+}
+
+impl Replies {
+    /// Make the tally this client's.
+    fn turn_to(&mut self, usage: &Usage, dialect: usize, client: usize) {
+        if client != self.client {
+            usage.add(self.client, dialect, &mut self.tally.usage);
+            self.client = client;
+        }
+    }
+
+    fn silence(&mut self, usage: &Usage, dialect: usize, client: usize, silence: Silence) {
+        self.turn_to(usage, dialect, client);
+        silence.count(&mut self.tally);
+    }
+
+    /// Answer the questions that wait, send the replies, count them by what became of them.
+    fn send<D: Dialect>(
+        &mut self,
+        waiting: &mut Vec<Waiting<'_, D::Question<'_>>>,
+        dialect: &D,
+        engine: &Engine,
+        socket: &OwnedFd,
+    ) {
+        for Waiting { question, located, origin } in waiting.drain(..) {
+            self.bytes.clear();
+            match dialect.reply(&question, &located, engine, &mut self.bytes) {
+                Ok(told) => {
+                    self.outbox.push(origin.peer, origin.destination, &self.bytes);
+                    self.told.push((told, origin));
+                }
+                Err(silence) => self.silence(engine.usage(), D::INDEX, origin.client, silence),
+            }
+        }
+        if self.told.is_empty() {
+            return;
+        }
+        let flushed = self.outbox.flush(socket.as_fd());
+        self.joins = flushed.joining;
+        let sent_at = now_realtime_ns();
+        let mut told = std::mem::take(&mut self.told);
+        for (at, (told, origin)) in told.drain(..).enumerate() {
+            self.turn_to(engine.usage(), D::INDEX, origin.client);
+            let left = !flushed.unsent.iter().any(|range| range.contains(&at));
+            told.count(&mut self.tally, left.then(|| sent_at.saturating_sub(origin.arrived_ns)));
+        }
+        self.told = told;
+    }
+
+    /// The batch is over: let others see its counts.
+    fn publish(&mut self, engine: &Engine, dialect: usize, counters: &Counters) {
+        self.tally.counts.unreadable(engine.take_unreadable());
+        counters.publish(&mut self.tally.counts);
+        engine.usage().add(self.client, dialect, &mut self.tally.usage);
+    }
+}
