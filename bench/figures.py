@@ -5,6 +5,7 @@ Takes no measurement itself.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -23,7 +24,10 @@ class Ratio(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One line of the table. met: None when there is no aim, or it is not for this size."""
+    """One line of the table. met: None when there is no aim, or it is not for this size.
+
+    line, bound: of the budget, when the ratio is held to one.
+    """
 
     name: str
     value: float
@@ -31,6 +35,8 @@ class Figure(msgspec.Struct, frozen=True):
     ratio: Ratio | None = None
     aim: str = ""
     met: bool | None = None
+    line: str = ""
+    bound: float | None = None
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -61,8 +67,12 @@ def cells(figure: Figure) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """Three digits that count, and no powers of ten: money a query is small."""
+    if abs(value) >= 100 or value == 0:
+        return f"{value:.0f}"
+    if abs(value) >= 1e-4:
+        return f"{value:.3g}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
 def table(sections: list[Section]) -> str:

@@ -109,7 +109,7 @@ def measure(dataset: Dataset, effort: Effort, server_core: int, client_core: int
         echo(dataset.folder, server_core) as theirs,
         pinned(client_core),
     ):
-        _check(ours, queries)
+        check_answers(ours, queries)
         _run_rounds(found, [str(tn) for tn in queries.tn], effort, theirs, ours)
     return _sections(found, effort)
 
@@ -176,7 +176,7 @@ def _frame(message: bytes) -> bytes:
     return npq.FRAME_HEADER.pack(len(message)) + message
 
 
-def _check(server: Server, queries: Queries) -> None:
+def check_answers(server: Server, queries: Queries) -> None:
     """Ask each dialect and look at the answers. Raises WrongAnswer."""
     numbers = [str(tn) for tn in queries.tn][:CHECKED]
     outcomes = [Outcome.PORTED if ported else Outcome.NOT_PORTED for ported in queries.ported][:CHECKED]

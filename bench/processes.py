@@ -22,6 +22,7 @@ COMMAND_SECONDS_MAX = 1800.0
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 10.0
 REQUEST_SECONDS_MAX = 2.0
+ANSWER_SECONDS_MAX = 0.2
 SETTLE_SECONDS = 0.02
 """A process that sleeps has all its CPU time in schedstat; one that runs may lack a tick of it."""
 
@@ -77,7 +78,7 @@ def _rss_bytes_peak(pid: int) -> int:
     return 0
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """By its own pid: asked first, killed when it does not listen."""
     if process.poll() is None:
         process.terminate()
@@ -100,10 +101,23 @@ class Server:
     start_seconds: float
 
     def cpu_ns(self) -> int:
-        """CPU time of all its threads so far, user and system, once it sleeps."""
+        """CPU time of all threads so far, its own and its children's, user and system, once they sleep."""
         time.sleep(SETTLE_SECONDS)
-        folder = Path(f"/proc/{self.pid}/task")
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(self.pid))
+
+    def resident_bytes(self) -> tuple[int, int]:
+        """Memory of its own, and pages of files that it has mapped."""
+        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        kib = {line.partition(":")[0]: int(line.split()[1]) for line in status if line.startswith("Rss")}
+        return 1024 * (kib["RssAnon"] + kib["RssShmem"]), 1024 * kib["RssFile"]
+
+
+def _tasks(pid: int) -> Iterator[Path]:
+    """Threads of a process and of those that it started and that still run."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield task
+        for child in (task / "children").read_text().split():
+            yield from _tasks(int(child))
 
 
 @contextlib.contextmanager
@@ -118,33 +132,56 @@ def pinned(core: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def daemon(store: Path, folder: Path, core: int) -> Iterator[Server]:
-    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log."""
+def child(command: list[str], log: Path, core: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on a core; ended by its own pid: asked first, killed when it does not listen."""
+    with log.open("w") as out, pinned(core):
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+@contextlib.contextmanager
+def daemon(store: Path, folder: Path, core: int, engine: str = "auto") -> Iterator[Server]:
+    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log, by the engine's name."""
     ports = {name: free_port() for name in ("npq", "pdb", "http")}
-    config = folder / "bench.toml"
+    config = folder / f"bench-{engine}.toml"
+    threads = "threads = 1\n" if engine == "native" else ""
     config.write_text(
+        f'[engine]\nudp = "{engine}"\n{threads}'
         f'[store]\npath = "{store.resolve()}"\n[listen]\n'
         f'npq = ["udp://127.0.0.1:{ports["npq"]}", "tcp://127.0.0.1:{ports["npq"]}"]\n'
         f'pdb = ["udp://127.0.0.1:{ports["pdb"]}"]\nhttp = "http://127.0.0.1:{ports["http"]}"\n'
     )
     command = [sys.executable, "-m", "lookupd.cli", "serve", "--config", str(config)]
-    with _serving(command, folder / "bench.log", core, ports, lambda: _is_ready(ports["http"])) as server:
+    with serving(command, config.with_suffix(".log"), core, ports, lambda: _is_ready(ports["http"])) as server:
         yield server
 
 
 @contextlib.contextmanager
 def echo(folder: Path, core: int) -> Iterator[Server]:
-    """The bare echo server over UDP and TCP."""
+    """The bare uvloop echo over UDP and TCP."""
     port = free_port()
     command = [sys.executable, "-m", "bench.echo", str(port)]
-    with _serving(command, folder / "echo.log", core, {"echo": port}, lambda: _is_open(port)) as server:
+    with serving(command, folder / "echo.log", core, {"echo": port}, lambda: is_open(port)) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _serving(
+def native_echo(folder: Path, core: int) -> Iterator[Server]:
+    """The bare native echo over UDP: recvmmsg, sendmmsg, plain sockets."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.native_echo", str(port)]
+    with serving(command, folder / "native-echo.log", core, {"echo": port}, lambda: answers(port, b"?")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving(
     command: list[str], log: Path, core: int, ports: dict[str, int], is_ready: Callable[[], bool]
 ) -> Iterator[Server]:
+    """A server on a core, from when it is ready until it is ended. Raises ChildFailed with the end of its log."""
     started = time.perf_counter()
     with log.open("w") as out, pinned(core):
         process = subprocess.Popen(command, stdout=out, stderr=out, text=True)
@@ -167,12 +204,25 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def _is_open(port: int) -> bool:
+def is_open(port: int) -> bool:
+    """Whether something takes TCP connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), REQUEST_SECONDS_MAX).close()
     except OSError:
         return False
     return True
+
+
+def answers(port: int, datagram: bytes, is_good: Callable[[bytes], bool] = bool) -> bool:
+    """Whether a UDP server sends something good back for this datagram, within a short time."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(ANSWER_SECONDS_MAX)
+        try:
+            sock.connect(("127.0.0.1", port))
+            sock.send(datagram)
+            return is_good(sock.recv(1 << 16))
+        except OSError:
+            return False
 
 
 def free_port() -> int:

@@ -1,0 +1,230 @@
+"""Other servers of the same numbers, where they are installed, beside the echo and beside our batches.
+
+Redis gets one key a number and is asked with pipelined GET; Knot DNS and NSD get one ENUM zone and are asked by
+dnsperf (Debian: redis-server, knot, nsd, dnsperf). Each runs in a folder of its own, on loopback, on one core,
+with a configuration written here, and ends with the measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from bench import enum_zone
+from bench.asking import MANY_SOCKETS, ONE_SOCKET, Asker, Way
+from bench.budget import Budget
+from bench.dataset import Dataset, open_engine
+from bench.enum_zone import Dnsperf
+from bench.figures import Figure, Section
+from bench.native import Numbers, write_numbers
+from bench.processes import Server, daemon, free_port, is_open, native_echo, pinned, serving
+from bench.rounds import Answered, Run, Samples, cpu_figure, run_rounds
+
+TITLE = "Batches, and other servers"
+FRAME_NUMBERS = 1000
+ONE_FRAME = Way("one connection, one frame under way", 1, 1)
+PIPELINED = 1000
+"""GET commands under way on one connection: as many numbers as a frame of ours has."""
+
+STORED_AT_A_TIME = 10_000
+READ_BYTES = 1 << 18
+REPLY_SECONDS_MAX = 10.0
+DNS_SERVERS = ("knotd", "nsd")
+T = TypeVar("T")
+PATHS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+"""Debian keeps servers where a plain user does not look."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """seconds: of a run; dns_queries: of a run by dnsperf."""
+
+    rounds: int
+    seconds: float
+    dns_queries: int
+
+
+FULL = Effort(5, 0.5, 60_000)
+QUICK = Effort(2, 0.2, 20_000)
+
+
+def measure(
+    dataset: Dataset, small: Dataset, effort: Effort, budget: Budget, server_core: int, client_core: int
+) -> Section:
+    """Batches of ours at the data set's size, everything else at the small one's. Raises ChildFailed."""
+    numbers, few = write_numbers(dataset), write_numbers(small)
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory(prefix="lookupd-peers-") as name:
+        folder = Path(name)
+        ours = stack.enter_context(daemon(dataset.store, dataset.folder, server_core, "native"))
+        echo = stack.enter_context(native_echo(folder, server_core))
+        runs = {
+            "echo": _run(echo, "echo", few, effort),
+            "batch": _batch_run(ours, numbers, effort),
+            **_redis_runs(stack, small, few, folder, effort, server_core),
+            **_dns_runs(stack, small, few, folder, effort, server_core, echo),
+        }
+        with pinned(client_core):
+            samples = run_rounds(runs, effort.rounds)
+    return Section(TITLE, _note(small, effort), _figures(samples, budget))
+
+
+def find(program: str) -> str | None:
+    """Where a program is, None if it is not installed."""
+    return shutil.which(program, path=PATHS)
+
+
+def _note(small: Dataset, effort: Effort) -> str:
+    missing = [name for name in ("redis-server", *DNS_SERVERS, "dnsperf") if find(name) is None]
+    return (
+        f"Server CPU on one core, beside the bare echo asked by `pdb` with {ONE_SOCKET.name}; median and range of "
+        f"{effort.rounds} rounds. Batches: `npq` over TCP, {FRAME_NUMBERS:,} numbers a frame, one frame under way, at "
+        f"the run's numbers. Redis: {small.numbers:,} keys with a routing number each, {PIPELINED:,} GET commands "
+        f"under way on one connection. DNS: one ENUM zone of {small.numbers:,} numbers, asked by dnsperf, and beside "
+        f"them the echo asked the same by dnsperf too. "
+        + (f"Not installed, so not measured: {', '.join(missing)}." if missing else "All of them were installed.")
+    )
+
+
+# -- runs ------------------------------------------------------------------------------------------------
+
+
+def _run(server: Server, port: str, numbers: Numbers, effort: Effort) -> Run:
+    asker = Asker(server.ports[port], "pdb", numbers.path)
+    return Run(server, lambda: asker.ask(ONE_SOCKET, effort.seconds))
+
+
+def _batch_run(server: Server, numbers: Numbers, effort: Effort) -> Run:
+    asker = Asker(server.ports["npq"], "npq", numbers.path)
+    return Run(server, lambda: asker.ask_batches(ONE_FRAME, effort.seconds, FRAME_NUMBERS))
+
+
+def _redis_runs(
+    stack: contextlib.ExitStack, dataset: Dataset, few: Numbers, folder: Path, effort: Effort, core: int
+) -> dict[str, Run]:
+    """Redis with all numbers in it; nothing if it is not installed."""
+    program = find("redis-server")
+    if program is None:
+        return {}
+    server = stack.enter_context(redis(program, folder, core))
+    store_numbers(server.ports["redis"], dataset)
+    commands = [
+        b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%d\r\n" % (len(str(tn)), tn) for tn in lot)
+        for lot in _lots(few.queries.tn, PIPELINED)
+    ]
+    return {"redis": Run(server, lambda: _get(server.ports["redis"], commands, effort.seconds))}
+
+
+def _dns_runs(
+    stack: contextlib.ExitStack, dataset: Dataset, few: Numbers, folder: Path, effort: Effort, core: int, echo: Server
+) -> dict[str, Run]:
+    """Those that are installed, and the echo beside them; nothing without dnsperf."""
+    dnsperf = find("dnsperf")
+    programs = {name: program for name in DNS_SERVERS if (program := find(name))}
+    if dnsperf is None or not programs:
+        return {}
+    zone = enum_zone.write_zone(dataset)
+    client = Dnsperf(dnsperf, enum_zone.write_queries(few.queries, effort.dns_queries, folder))
+    found: dict[str, Run] = {}
+    servers = {"echo": echo}
+    for name, program in programs.items():
+        home = folder / name
+        home.mkdir()
+        servers[name] = stack.enter_context(enum_zone.dns_server(name, program, zone, home, core))
+    for way in (MANY_SOCKETS, ONE_SOCKET):
+        for name, server in servers.items():
+            found[f"{name} dns {way.name}"] = _dns_run(server, client, way)
+    return found
+
+
+def _dns_run(server: Server, client: Dnsperf, way: Way) -> Run:
+    (port,) = server.ports.values()
+    return Run(server, lambda: client.ask(port, way.sockets, way.sockets * way.window))
+
+
+# -- redis -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def redis(program: str, folder: Path, core: int) -> Iterator[Server]:
+    """Nothing is written to disk."""
+    port = free_port()
+    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    command += ["--dir", str(folder), "--daemonize", "no"]
+    with serving(command, folder / "redis.log", core, {"redis": port}, lambda: is_open(port)) as server:
+        yield server
+
+
+def _lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    each = iter(items)
+    while lot := list(islice(each, size)):
+        yield lot
+
+
+def store_numbers(port: int, dataset: Dataset) -> None:
+    """A key for each ported number, its routing number as value."""
+    with open_engine(dataset) as (_, reader), socket.create_connection(("127.0.0.1", port), REPLY_SECONDS_MAX) as sock:
+        for lot in _lots(enum_zone.ported_numbers(reader), STORED_AT_A_TIME):
+            words = [b"MSET", *(word for tn, rn in lot for word in (b"%d" % tn, rn.encode()))]
+            parts = [b"*%d\r\n" % len(words), *(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)]
+            sock.sendall(b"".join(parts))
+            if (reply := sock.recv(READ_BYTES)) != b"+OK\r\n":
+                raise ConnectionError(f"redis: {reply!r}")
+
+
+def _get(port: int, lots: list[bytes], seconds: float) -> Answered:
+    """One lot of GET commands under way at a time; every reply counts, a number without a key has one too."""
+    done = at = 0
+    with socket.create_connection(("127.0.0.1", port), REPLY_SECONDS_MAX) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            sock.sendall(lots[at % len(lots)])
+            _receive_replies(sock, PIPELINED)
+            done += PIPELINED
+            at += 1
+        return Answered(done, 0, time.perf_counter() - began)
+
+
+def _receive_replies(sock: socket.socket, count: int) -> None:
+    """Until `count` bulk strings or nulls are there: a string has two line ends, a null one. Raises ConnectionError."""
+    received = b""
+    while received.count(b"\r\n") + received.count(b"$-1\r\n") < 2 * count:
+        piece = sock.recv(READ_BYTES)
+        if not piece:
+            raise ConnectionError("redis closed the connection")
+        received += piece
+
+
+# -- figures ---------------------------------------------------------------------------------------------
+
+
+def _figures(samples: dict[str, Samples], budget: Budget) -> list[Figure]:
+    echo = samples["echo"]
+    batch = cpu_figure(f"npq over TCP, {FRAME_NUMBERS:,} numbers a frame, a number", samples["batch"], echo)
+    per_core, aim = 1e6 / samples["batch"].us, budget.aims.batch_numbers_per_second
+    found = [
+        batch,
+        Figure("that many numbers a core", per_core / 1e6, "M/s", aim=f">= {aim / 1e6:g} M/s", met=per_core >= aim),
+    ]
+    if "redis" in samples:
+        found.append(cpu_figure("Redis, pipelined GET, a number", samples["redis"], echo))
+        found.append(Figure("that many numbers a core, Redis", 1 / samples["redis"].us, "M/s"))
+    titles = {"echo": "bare echo by dnsperf", "knotd": "Knot DNS", "nsd": "NSD"}
+    for name, each in samples.items():
+        server, is_dns, way = name.partition(" dns ")
+        if not is_dns:
+            continue
+        if server == "echo":
+            found.append(Figure(f"{titles[server]}, {way}", each.us, "us/query"))
+        else:
+            found.append(cpu_figure(f"{titles[server]}, {way}", each, samples[f"echo dns {way}"]))
+    return found
