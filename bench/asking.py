@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.rounds import Answered
 from lookupd.bench import Options, Report, run
@@ -29,23 +30,22 @@ class Asker:
     """Asks one server. numbers: a file with one on each line, asked from its start, again and again."""
 
     port: int
-    dialect: str
+    dialect: Literal["npq", "pdb"]
     numbers: Path
 
     def report(
-        self, way: Way, seconds: float, rate: float = 0.0, batch: int = 1, transport: str = "udp", echoed: bool = False
+        self, way: Way, seconds: float, rate: float | None = None, batch: int = 1, transport: str = "udp"
     ) -> Report:
-        """One run. rate: questions a second whatever comes back; 0 = as many as the window lets through."""
+        """One run. rate: questions a second whatever comes back; None = as many as the window lets through."""
         return run(
             Options(
-                server=f"127.0.0.1:{self.port}",
+                server=f"{transport}://127.0.0.1:{self.port}",
                 dialect=self.dialect,
                 numbers=self.numbers,
-                transport=transport,
                 sockets=way.sockets,
                 window=way.window,
                 gso=way.gso,
-                rate=rate,
+                rate=None if rate is None else int(rate),
                 batch=batch,
                 seconds=seconds,
             )

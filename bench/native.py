@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.asking import MANY_SOCKETS, ONE_SOCKET, SEGMENTED, Asker, Way
 from bench.budget import Budget
@@ -24,7 +25,7 @@ WAYS = {"many_sockets": MANY_SOCKETS, "one_socket": ONE_SOCKET, "segmented": SEG
 YARDSTICK = {"many_sockets": "many_sockets", "one_socket": "one_socket", "segmented": "one_socket"}
 """How the echo is asked, by how the daemon is: it has plain sockets only, so never in segments."""
 
-DIALECTS = ("pdb", "npq")
+DIALECTS: tuple[Literal["pdb"], Literal["npq"]] = ("pdb", "npq")
 FULL_LOAD = Way("64 sockets, 8 in flight each", 64, 8)
 HALF_LOAD = Way("64 sockets", 64, 1024)
 """With an open loop the window only bounds what is kept in mind; nothing waits for it."""
@@ -130,7 +131,7 @@ def write_numbers(dataset: Dataset) -> Numbers:
 def _runs(servers: Servers, files: dict[str, Numbers], effort: Effort) -> dict[str, Run]:
     """By `server dialect way`; what is compared stands side by side."""
 
-    def run(server: Server, port: str, dialect: str, way: str, numbers: Numbers) -> Run:
+    def run(server: Server, port: str, dialect: Literal["pdb", "npq"], way: str, numbers: Numbers) -> Run:
         asker = Asker(server.ports[port], dialect, numbers.path)
         return Run(server, lambda: asker.ask(WAYS[way], effort.seconds))
 
@@ -185,11 +186,12 @@ def _steady(asker: Asker, server: Server, effort: Effort) -> list[Figure]:
     full = run_rounds({"": Run(server, lambda: asker.ask(FULL_LOAD, effort.steady_seconds))}, effort.steady_rounds)[""]
     rate = statistics.median(full.per_second)
     reports = [asker.report(HALF_LOAD, effort.steady_seconds, rate / 2) for _ in range(effort.steady_rounds)]
+    waited = [report.latency_ns for report in reports if report.latency_ns is not None]
     return [
         Figure("queries answered, as many as come", rate, "/s"),
         Figure("busy with that, of the server's core", 100 * statistics.median(full.busy), "%"),
         *(
-            Figure(f"{name} at half of that", statistics.median(r.latency_ns[key] for r in reports) / 1e3, "us")
+            Figure(f"{name} at half of that", statistics.median(getattr(told, key) for told in waited) / 1e3, "us")
             for name, key in QUANTILES.items()
         ),
         Figure("answered at half of that", statistics.median(r.received_per_second for r in reports), "/s"),
