@@ -225,7 +225,8 @@ impl Dialect for Pdb {
         if found.outcome == Outcome::Unavailable {
             return Err(Silence::Dropped(Drop::Unavailable));
         }
-        let carrier_id = found.route.map(|route| route.pdb_carrier_id.filter(|id| *id != 0).unwrap_or(self.unmapped_carrier_id));
+        let carrier_id =
+            found.route.map(|route| route.pdb_carrier_id.filter(|id| *id != 0).unwrap_or(self.unmapped_carrier_id));
         pdb::encode_answer(question, carrier_id, out);
         Ok(Told::Answer { outcome: found.outcome, odd: question.odd })
     }

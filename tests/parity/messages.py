@@ -111,19 +111,21 @@ def large_pdb(rng: random.Random, numbers: list[TN]) -> bytes:
 
 
 def worked_examples() -> list[bytes]:
-    """Every byte string in the protocols' pages, whoever sends it."""
-    found = []
+    """Every message in the protocols' pages, whoever sends it."""
+    found: list[bytes] = []
     for page in DOCUMENTS.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        found += map(bytes.fromhex, re.findall(r"^(?:[CS]: )?((?:[0-9a-f]{2} )+[0-9a-f]{2})\b", text, re.MULTILINE))
-        block = b""
-        for line in text.splitlines():
-            sent = re.match(r"C: ((?:[0-9a-f]{2} ?)+)(?: \* ([0-9]+))?", line)
-            if sent:
-                block += bytes.fromhex(sent[1].strip()) * int(sent[2] or 1)
-            elif block:
-                found.append(block)
-                block = b""
+        sides = {"C": b"", "S": b""}
+        for line in page.read_text(encoding="utf-8").splitlines():
+            message = re.match(r"(?:request|reply) +((?:[0-9a-f]{2} {1,2})*[0-9a-f]{2})$", line)
+            piece = re.match(r"([CS]): ((?:[0-9a-f]{2} ?)+)(?: \* ([0-9]+))?", line)
+            if message:
+                found.append(bytes.fromhex(message[1]))
+            elif piece:
+                sides[piece[1]] += bytes.fromhex(piece[2].strip()) * int(piece[3] or 1)
+            elif line.startswith("```"):
+                found += [side for side in sides.values() if side]
+                sides = {"C": b"", "S": b""}
+    assert len(found) > 40
     return found
 
 

@@ -143,8 +143,8 @@ def _write_more(store: Path, rng: random.Random, *, wrapped: bool) -> None:
         for prefix, route_id in RANGES.items():
             transaction.put(prefix.encode(), U16.pack(route_id), db=databases[b"ranges"])
         for block in BLOCKS:
-            value = pack_block(block, _entries(rng), rng.getrandbits(64))
-            transaction.put(BLOCK_KEY.pack(block), value, db=databases[b"blocks"])
+            sound = pack_block(block, _entries(rng), rng.getrandbits(64))
+            transaction.put(BLOCK_KEY.pack(block), sound, db=databases[b"blocks"])
         for block in (*DAMAGED, WRONG_PLACE, SHORT):
             value = bytearray(pack_block(block + (block == WRONG_PLACE), _entries(rng), 5))
             if block in DAMAGED:
@@ -153,7 +153,7 @@ def _write_more(store: Path, rng: random.Random, *, wrapped: bool) -> None:
                 BLOCK_KEY.pack(block), bytes(value[: 2000 if block == SHORT else None]), db=databases[b"blocks"]
             )
         if wrapped:
-            state = unpack_state(transaction.get(META_STATE, db=databases[b"meta"]))
+            state = unpack_state(transaction.get(META_STATE, b"", db=databases[b"meta"]))
             later = FeedPosition(7, "delta", "0" * 64, None, UnixSeconds(CONFIRMED_AT + 5000))
             changed = msgspec.structs.replace(state, serial=(3 << 32) + 0xFFFF_FFF0, feeds=state.feeds | {"b": later})
             transaction.put(META_STATE, pack_state(changed), db=databases[b"meta"])
