@@ -490,6 +490,46 @@ def test_map_that_a_writer_grows_is_taken_over_under_load(site: Site) -> None:
         assert "not_ready" not in site.log()
 
 
+def ask_over_tcp(sock: socket.socket, number: str) -> Outcome:
+    query = npq.encode_query(1, number)
+    sock.sendall(npq.FRAME_HEADER.pack(len(query)) + query)
+    (length,) = npq.FRAME_HEADER.unpack(sock.recv(4, socket.MSG_WAITALL))
+    return Outcome(npq.decode_answer(sock.recv(length, socket.MSG_WAITALL)).results[0])
+
+
+def test_idle_readers_hold_neither_an_old_state_nor_the_map(site: Site) -> None:
+    """Of either transport: one that is held keeps the writer from using pages again, and the map from growing."""
+    site.map_size = "1MiB"
+    with (
+        run_daemon(site.configure(), "ready") as process,
+        sockets(site.npq) as socks,
+        socket.create_connection(("127.0.0.1", site.npq), 5) as tcp,
+    ):
+        for sock in socks:
+            ask(sock, PORTED)
+        assert ask_over_tcp(tcp, PORTED) == Outcome.PORTED
+        time.sleep(0.3)  # the workers have gone to sleep
+        writer = OtherProcess(write, site.workbench.store, MAP)
+        writer.ask("commit_filler", 2000, 990_000_000)
+        last = str(1000 * 990_001_999)
+        with udp(site.npq) as sock:
+            # Python's own reader looks at the store once a second, for a moment.
+            outcomes = [ask(sock, last)[1] for _ in range(20)]
+        assert outcomes[-1] == Outcome.PORTED
+        assert ask_over_tcp(tcp, last) == Outcome.PORTED
+        writer.ask("commit_moves", 20)
+        with lmdb.open(str(site.workbench.store), readonly=True, max_dbs=16, lib_version=0) as environment:
+            newest = str(environment.info()["last_txnid"])
+
+            def held() -> set[str]:
+                rows = [line.split() for line in environment.readers().splitlines()]
+                return {row[2] for row in rows if row[0] == str(process.pid)}
+
+            assert held()
+            wait_until(lambda: held() <= {"-", newest}, 5)
+        writer.end()
+
+
 def test_answers_are_each_of_one_state_while_three_thousand_commits_are_made(in_memory: Path) -> None:  # noqa: F811
     """Each commit moves twelve numbers in twelve blocks, and the serial tells whereto."""
     workbench = Workbench(in_memory)
