@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lookupd_native::store::layout::{Tables, block_is_sound, checksum, entry};
 use lookupd_native::store::State;
+use lookupd_native::store::layout::{Tables, block_is_sound, checksum, entry};
 
 /// A checksum that fits would not be guessed: half of the inputs get one.
 fn checked(data: &[u8], key: u64) -> Vec<u8> {
