@@ -134,18 +134,15 @@ def judge(budget: Budget, sections: Iterable[Section]) -> list[Verdict]:
 
 
 def cost_section(budget: Budget, figures: Iterable[Figure]) -> Section:
-    """CPU and money of QUERIES queries, for each figure in us a query."""
+    """CPU and money of QUERIES queries, for each figure in us a query: one in the name, one as value."""
     price = budget.cost
     found: list[Figure] = []
     for figure in figures:
         cpu_seconds = figure.value * QUERIES / 1e6
-        found += [
-            Figure(f"{figure.name}, CPU", cpu_seconds, "s"),
-            Figure(f"{figure.name}, money", price.money(cpu_seconds), price.currency),
-        ]
+        found.append(Figure(f"{figure.name}: {cpu_seconds:.3g} s", price.money(cpu_seconds), price.currency))
     return Section(
         f"Cost of {QUERIES:,} queries",
-        f"Server CPU, and its price at {price.price_per_core_hour:g} {price.currency} for an hour of a core "
-        f"(`bench/budget.toml`). A core that does nothing else is paid for while it waits, too.",
+        f"Seconds of server CPU, and their price at {price.price_per_core_hour:g} {price.currency} for an hour of a "
+        f"core (`bench/budget.toml`). A core that does nothing else is paid for while it waits, too.",
         found,
     )
