@@ -102,6 +102,12 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
         ("[engine]\nudp = 'rust'", "engine.udp"),
         ("[engine]\nthreads = -1", "engine.threads"),
         ("[engine]\nthreads = 129", "engine.threads: 0 to 128"),
+        (
+            "[engine]\nthreads = 128\n[listen]\nnpq = ["
+            + ", ".join(f"'udp://127.0.0.1:{port}'" for port in range(4700, 4705))
+            + "]",
+            "engine.threads: 5 UDP listeners of 128 workers are 640",
+        ),
         ("client = []", "client: nobody may ask"),
         ("[[client]]\nname='a'\nsources=[]", "client[0].sources: empty"),
         ("[[client]]\nname='a'\nsources=['10.0.0.1/8']", "client[0].sources: 10.0.0.1/8 has host bits set"),
