@@ -84,7 +84,7 @@ def serve(config: Path) -> None:
 
 @cli.command("check-config")
 @click.argument("file", type=PATH)
-@click.option("--deep", is_flag=True, help="Also bind every listener, open the store and load the engine, then let go of them.")
+@click.option("--deep", is_flag=True, help="Also load the engine, bind every listener and open the store.")
 @json_option
 def check_config(file: Path, deep: bool, as_json: bool) -> None:
     """Say whether a configuration file can be used, before a start or a reload.
