@@ -245,8 +245,8 @@ def _load_native() -> ModuleType:
         from lookupd import _native as native
     except ImportError as error:
         raise NotBuilt(
-            f"the load tool is native code that is not built here ({error}): install Rust (apt-get install cargo, "
-            f"or rustup) and run `pip install` again"
+            f"the load tool is native code that is not built here ({error}): install Rust (as new "
+            f"as native/Cargo.toml asks for: rustup has it) and run `pip install` again"
         ) from None
     return native
 
