@@ -32,6 +32,11 @@ IN_FLIGHT_MAX = {"npq": 1 << 22, "pdb": 65_535}
 
 SOCKETS_MAX = 10_000
 SECONDS_DEFAULT = 10.0
+SECONDS_MAX = 1e6
+"""Eleven days: what counts in nanoseconds has room for it many times over."""
+
+COUNT_MAX = 10**15
+"""At ten million a second, three years."""
 TIMEOUT_SECONDS_MAX = 60.0
 """What the histogram reaches."""
 
@@ -98,8 +103,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"1 to {NPQ_NUMBERS_MAX} numbers in a query")
         if not 0 < self.timeout <= TIMEOUT_SECONDS_MAX:
             raise ValueError(f"timeout: above 0, at most {TIMEOUT_SECONDS_MAX:g} seconds")
-        if (self.seconds is not None and self.seconds <= 0) or (self.count is not None and self.count < 1):
-            raise ValueError("seconds and count: above 0")
+        if self.seconds is not None and not 0 < self.seconds <= SECONDS_MAX:
+            raise ValueError(f"seconds: above 0, at most {SECONDS_MAX:g}")
+        if self.count is not None and not 1 <= self.count <= COUNT_MAX:
+            raise ValueError(f"count: 1 to {COUNT_MAX}")
         self._check_in_flight()
 
     def _check_in_flight(self) -> None:
@@ -238,8 +245,8 @@ def _load_native() -> ModuleType:
         from lookupd import _native as native
     except ImportError as error:
         raise NotBuilt(
-            f"the load tool is native code that is not built here ({error}): install Rust (apt-get install cargo, "
-            f"or rustup) and run `pip install` again"
+            f"the load tool is native code that is not built here ({error}): install Rust (as new "
+            f"as native/Cargo.toml asks for: rustup has it) and run `pip install` again"
         ) from None
     return native
 

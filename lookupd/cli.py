@@ -84,7 +84,7 @@ def serve(config: Path) -> None:
 
 @cli.command("check-config")
 @click.argument("file", type=PATH)
-@click.option("--deep", is_flag=True, help="Also bind every listener and open the store, then let go of them.")
+@click.option("--deep", is_flag=True, help="Also load the engine, bind every listener and open the store.")
 @json_option
 def check_config(file: Path, deep: bool, as_json: bool) -> None:
     """Say whether a configuration file can be used, before a start or a reload.
@@ -111,12 +111,17 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
 
 
 def _try_deep(settings: Config) -> None:
+    from contextlib import ExitStack, closing
+
     from lookupd.errors import StoreError
+    from lookupd.fastpath import choose
     from lookupd.store.reader import Reader
     from lookupd.transports.sockets import bind
 
-    for _, endpoint in settings.endpoints():
-        bind(endpoint).close()
+    choose(settings.engine.udp)
+    with ExitStack() as bound:  # all at a time: two of them may be in each other's way
+        for _, endpoint in settings.endpoints():
+            bound.enter_context(closing(bind(endpoint)))
     try:
         Reader(settings.store_path, map_size=settings.store.map_size).close()
     except StoreError as error:
@@ -351,7 +356,10 @@ def bench(span: str | None, window: int | None, rate: int | None, as_json: bool,
         else:
             show(report)
         if not report.received:
-            click.echo(f"error: {options.server}: nothing was answered: does it listen there, may we ask?", err=True)
+            click.echo(
+                f"error: {options.server}: nothing was answered: does it speak {options.dialect} there, may we ask?",
+                err=True,
+            )
             sys.exit(LookupdError.exit_code)
 
     _run(as_json, work)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lookupd.errors import ConfigError
-from lookupd.limits import ENGINE_THREADS_MAX
+from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.numbering import Plan, load_plan
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
@@ -85,6 +86,11 @@ class EngineSettings(Section, frozen=True):
 
     udp: Literal["auto", "native", "python"] = "auto"
     threads: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Of each listener, on this machine."""
+        return self.threads or min(len(os.sched_getaffinity(0)), ENGINE_THREADS_MAX)
 
 
 class ClientSettings(Section, frozen=True):
@@ -293,12 +299,24 @@ def _check(config: Config) -> None:
         raise ConfigError(f"sync.peer: {config.sync.peer}: write it like http://192.0.2.7:9474")
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http",))
-    if not 0 <= config.engine.threads <= ENGINE_THREADS_MAX:
-        raise ConfigError(f"engine.threads: 0 to {ENGINE_THREADS_MAX}; 0 = one a core")
+    _check_engine(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     for name, feed in config.feeds.items():
         _check_feed(name, feed)
+
+
+def _check_engine(config: Config) -> None:
+    engine = config.engine
+    if not 0 <= engine.threads <= ENGINE_THREADS_MAX:
+        raise ConfigError(f"engine.threads: 0 to {ENGINE_THREADS_MAX}; 0 = one a core")
+    listeners = sum(endpoint.transport == "udp" for _, endpoint in config.endpoints())
+    workers = listeners * engine.workers
+    if engine.udp != "python" and workers > ENGINE_WORKERS_MAX:
+        raise ConfigError(
+            f"engine.threads: {listeners} UDP listeners of {engine.workers} workers are {workers}, and at most "
+            f"{ENGINE_WORKERS_MAX} have a place in the store: fewer threads, or fewer listeners"
+        )
 
 
 def _check_feed(name: str, feed: FeedSettings) -> None:

@@ -60,7 +60,7 @@ class Daemon:
         if engine_name == "native":
             from lookupd.fastpath.native import NativePath
 
-            return NativePath(self.engine, self.metrics, self.config.engine.threads)
+            return NativePath(self.engine, self.metrics, self.config.engine.workers)
         return PythonPath(self.engine, self.metrics, self.begin_batch)
 
     def _take_clients(self, config: Config) -> Access:

@@ -120,6 +120,9 @@ NPQ_FRAME_BYTES_MAX = 262_144
 ENGINE_THREADS_MAX = 128
 """Workers of a listener: each holds a reader slot in the store, of which there are 1,024 for all processes."""
 
+ENGINE_WORKERS_MAX = 512
+"""Workers of all listeners: half of the store's reader slots, the other half is for whoever else reads."""
+
 # -- connections -----------------------------------------------------------------------------------------
 
 CONNECTIONS_MAX = 1024

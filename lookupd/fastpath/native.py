@@ -6,7 +6,6 @@ The environment is opened once in the process, by the native engine: LMDB in two
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from ipaddress import ip_network
@@ -16,6 +15,7 @@ from lookupd import _native
 from lookupd.access import Access, Client
 from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
+from lookupd.errors import ConfigError
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
@@ -72,10 +72,10 @@ class NativePath:
     name = "native"
 
     def __init__(self, engine: Engine, metrics: Metrics, threads: int) -> None:
-        """threads: workers a listener; 0 = one a core."""
+        """threads: workers a listener."""
         self._engine = engine
         self._metrics = metrics
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads
         nobody = NativeAccess(())
         self._service = _native.Service(None, _plan(engine.plan), engine.stale_after, nobody.native)
         self._frames: dict[str, _native.Responder] = {}
@@ -101,13 +101,18 @@ class NativePath:
     def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> NativeListener:
         """See Path."""
         sockets = bind_shared(endpoint, self._threads)
-        server = _native.UdpServer(
-            self._service,
-            dialect,
-            [sock.fileno() for sock in sockets],
-            legacy=config.pdb.legacy,
-            unmapped_carrier_id=config.pdb.unmapped_carrier_id,
-        )
+        try:
+            server = _native.UdpServer(
+                self._service,
+                dialect,
+                [sock.fileno() for sock in sockets],
+                legacy=config.pdb.legacy,
+                unmapped_carrier_id=config.pdb.unmapped_carrier_id,
+            )
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise ConfigError(f"listen: {endpoint}: {self._threads} workers: {error}: fewer engine.threads") from None
         self._metrics.add_native(dialect, "udp", server)
         return NativeListener(sockets, server)
 

@@ -288,7 +288,11 @@ def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Envir
 
     map_size: bytes of address space, not of disk. Raises StoreError with the way out.
     """
-    if readonly and not (path / "data.mdb").is_file():
+    try:
+        there = (path / "data.mdb").is_file()
+    except PermissionError:
+        raise StoreError(f"{path}: cannot open the store: may not look into its folder") from None
+    if readonly and not there:
         raise StoreError(f"{path}: no store here: load a snapshot with lookupd-loader first")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import struct
@@ -37,8 +38,9 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
     """
     stream = endpoint.transport != "udp"
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+    sock = None
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -52,9 +54,16 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((endpoint.host, endpoint.port))
     except OSError as error:
-        sock.close()
-        raise ConfigError(f"listen: {endpoint}: {error.strerror}: free the address, or name another") from None
+        if sock is not None:
+            sock.close()
+        raise ConfigError(f"listen: {endpoint}: {error.strerror}: {_way_out(error)}") from None
     return sock
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "fewer listeners or engine.threads, or more files at a time (ulimit -n, LimitNOFILE)"
+    return "free the address, or name another"
 
 
 def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:

@@ -9,7 +9,7 @@ import pytest
 from lookupd.config import Config, parse_endpoint, read_config, warnings
 from lookupd.errors import ConfigError
 from lookupd.units import format_time, parse_duration, parse_size, parse_time
-from tests.conftest import run_cli
+from tests.conftest import free_port, run_cli
 
 WHOLE = """
 [replica]
@@ -102,6 +102,12 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
         ("[engine]\nudp = 'rust'", "engine.udp"),
         ("[engine]\nthreads = -1", "engine.threads"),
         ("[engine]\nthreads = 129", "engine.threads: 0 to 128"),
+        (
+            "[engine]\nthreads = 128\n[listen]\nnpq = ["
+            + ", ".join(f"'udp://127.0.0.1:{port}'" for port in range(4700, 4705))
+            + "]",
+            "engine.threads: 5 UDP listeners of 128 workers are 640",
+        ),
         ("client = []", "client: nobody may ask"),
         ("[[client]]\nname='a'\nsources=[]", "client[0].sources: empty"),
         ("[[client]]\nname='a'\nsources=['10.0.0.1/8']", "client[0].sources: 10.0.0.1/8 has host bits set"),
@@ -120,6 +126,14 @@ def test_bad_file_is_refused_with_key_and_reason(tmp_path: Path, text: str, says
         read_config(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
+
+
+def test_deep_check_finds_listeners_in_each_others_way(tmp_path: Path) -> None:
+    port = free_port()
+    config = write(tmp_path, f"[listen]\nnpq = ['udp://0.0.0.0:{port}', 'udp://127.0.0.1:{port}']")
+    deep = run_cli("lookupd.cli", "check-config", "--deep", config)
+    assert deep.returncode == 3
+    assert f"udp://127.0.0.1:{port}: Address already in use" in deep.stderr
 
 
 def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

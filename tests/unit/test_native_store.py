@@ -386,6 +386,17 @@ def test_missing_and_truncated_stores_are_refused_in_the_same_words(loaded: Work
     assert python == shaped == worker
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_folder_that_may_not_be_looked_into_is_refused_in_the_same_words(loaded: Workbench) -> None:
+    loaded.store.chmod(0)
+    try:
+        python, shaped, worker = reading_fails(loaded.store)
+    finally:
+        loaded.store.chmod(0o700)
+    assert "may not look into its folder" in python
+    assert python == shaped == worker
+
+
 def test_environment_that_is_no_store_is_refused(tmp_path: Path) -> None:
     environment = lmdb.open(str(tmp_path / "x"), max_dbs=4, lib_version=0)
     environment.open_db(b"other")

@@ -160,7 +160,12 @@ fn identity(path: &Path) -> Option<Identity> {
     Some((found.dev(), found.ino()))
 }
 
+/// Why there is no data file to be seen.
 fn missing(path: &Path) -> StoreError {
+    let denied = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    if path.join("data.mdb").metadata().is_err_and(|error| denied(&error)) {
+        return StoreError::ours("cannot open the store: may not look into its folder").about(path, "", "");
+    }
     StoreError::ours("no store here: load a snapshot with lookupd-loader first").about(path, "", "")
 }
 
