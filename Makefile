@@ -41,6 +41,7 @@ check: $(STAMP) ## Lint, format and types; run before each commit
 	$(BIN)/mypy
 ifdef CARGO
 	cargo fmt --manifest-path native/Cargo.toml --check
+	cargo fmt --manifest-path native/fuzz/Cargo.toml --check
 	cargo clippy --quiet --manifest-path native/Cargo.toml --all-targets --features python -- -D warnings
 endif
 

@@ -249,6 +249,7 @@ class Daemon:
                 lambda: self.path.frame_responder(dialect, config),
                 self.access,
                 self.path.begin_batch,
+                self.path.end_batch,
                 self.metrics.connections(dialect),
             )
         else:

@@ -240,8 +240,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def run_daemon(config: Path, wait_for: str = "serving") -> Iterator[subprocess.Popen[str]]:
-    """`lookupd serve` as a process of its own; ended by SIGTERM, its log is at .log."""
+def run_daemon(
+    config: Path, wait_for: str = "serving", environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """`lookupd serve` as a process of its own; ended by SIGTERM, its log is at .log. environment: more of it."""
     log = config.with_suffix(".log")
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -249,7 +251,7 @@ def run_daemon(config: Path, wait_for: str = "serving") -> Iterator[subprocess.P
             stdout=out,
             stderr=out,
             text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
         )
     process.log = log  # type: ignore[attr-defined]
     try:

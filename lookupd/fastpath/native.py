@@ -128,6 +128,11 @@ class NativePath:
         for responder in self._frames.values():
             responder.begin(now)
 
+    def end_batch(self) -> None:
+        """See Path. A state held until somebody asks again would keep the map from growing, and pages in use."""
+        for responder in self._frames.values():
+            responder.rest()
+
 
 class NativeAccess(Access):
     """The clients list with its allowances in the native engine, where workers and Python take from the same ones."""

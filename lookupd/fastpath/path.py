@@ -74,3 +74,7 @@ class Path(Protocol):
     def begin_batch(self) -> None:
         """Pin the newest state for what frame responders answer next."""
         ...
+
+    def end_batch(self) -> None:
+        """They answer nothing more until the next one: hold no state that would keep others from going on."""
+        ...

@@ -45,6 +45,9 @@ class PythonPath:
         """See Path."""
         return self._responder(dialect, "tcp", config)
 
+    def end_batch(self) -> None:
+        """See Path: the one reader of the process is pinned anew every second."""
+
     def _responder(self, dialect: str, transport: str, config: Config) -> Responder:
         counters = self._metrics.counters(dialect, transport)
         if dialect == "pdb":

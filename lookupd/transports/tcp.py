@@ -40,12 +40,17 @@ class TcpListener:
         make_responder: Callable[[], FrameResponder],
         access: Access,
         begin_batch: Callable[[], None],
+        end_batch: Callable[[], None],
         counters: ConnectionCounters,
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection."""
+        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection.
+
+        begin_batch: pins the newest state; end_batch: lets go of it.
+        """
         self.access = access
         self.make_responder = make_responder
         self.begin_batch = begin_batch
+        self.end_batch = end_batch
         self.counters = counters
         self.connections: set[Connection] = set()
         self.per_source: Counter[str] = Counter()
@@ -196,6 +201,7 @@ class Connection(asyncio.Protocol):
         while not self._blocked and not self._closing and (taken := self._serve_lot(now_ns)):
             del received[:taken]
             served = True
+        self._listener.end_batch()
         if self._blocked or self._closing:
             return
         if self._at_end:

@@ -61,6 +61,7 @@ class UdpListener:
         self._run_peer: Peer = ("", 0)
         self._run_ancillary = _NO_ANCILLARY
         self._run_max = 1 if self._wildcard else REPLIES_JOINED_MAX
+        self._failure: str | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_batch)
 
@@ -69,8 +70,8 @@ class UdpListener:
         self.access = access
 
     def failure(self) -> str | None:
-        """What goes wrong here ends the event loop."""
-        return None
+        """Why the socket cannot be read any more; what else goes wrong here ends the event loop."""
+        return self._failure
 
     @property
     def port(self) -> int:
@@ -96,8 +97,12 @@ class UdpListener:
             except (BlockingIOError, InterruptedError):
                 self._socket_is_empty()
                 break
-            except OSError:
-                continue  # an ICMP error of an earlier reply, told on this socket: the next read goes on
+            except OSError as error:
+                # Mostly an ICMP error of an earlier reply, told on this socket: the next read goes on. ECONNABORTED:
+                # an operator has destroyed the socket (`ss -K`); it has no address any more.
+                if error.errno == errno.ECONNABORTED:
+                    self._failure = error.strerror
+                continue
             client = find_client(peer[0])
             if client is None:
                 responder.counters.received += 1

@@ -34,3 +34,6 @@ pub const NETWORK_CODE_CHARS_MAX: usize = 8;
 pub const ROUTING_NUMBER_CHARS_MAX: usize = 15;
 /// Bytes of a snapshot's row.
 pub const SNAPSHOT_LINE_BYTES_MAX: usize = 256;
+
+/// `DRAIN_SECONDS`: how long a stopping worker goes on answering when its peers do not cease to ask.
+pub const DRAIN_NS: u64 = 2_000_000_000;

@@ -14,7 +14,7 @@ use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
 use crate::responder::{Dialect, Npq, Pdb, Tally, respond};
-use crate::udp::server::Server;
+use crate::udp::server::{Server, join};
 use crate::udp::sys::duplicate;
 
 /// What is answered, from which data and to whom; shared by listeners and responders.
@@ -131,7 +131,9 @@ impl PyUdpServer {
 
     /// Answer what has arrived, then end the workers.
     fn stop(&self, python: Python<'_>) {
-        python.detach(|| self.locked().stop());
+        // Counts are read meanwhile: who waits for the threads must not hold the lock.
+        let threads = self.locked().begin_stop();
+        python.detach(|| join(threads));
     }
 
     /// Of all workers together.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 mod calls;
+mod places;
 mod transaction;
 
 use std::ffi::{CStr, CString};

@@ -80,7 +80,7 @@ impl Reader {
     /// A block by its number (`tn / 1000`), not yet checked; None: no number of it is ported or restricted.
     #[inline]
     pub fn block(&self, block: u64) -> Result<Option<Block<'_>>, StoreError> {
-        match self.transaction.get(self.environment.databases[BLOCKS], &block.to_be_bytes()) {
+        match self.transaction.get_block(self.environment.databases[BLOCKS], block, BLOCK_BYTES) {
             Ok(value) => Ok(value.map(|value| Block { number: block, value })),
             Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
         }

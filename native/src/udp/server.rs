@@ -78,12 +78,16 @@ impl Server {
         Ok(server)
     }
 
-    /// Answer what has arrived, then end; returns when all have ended, which takes a tenth of a second at most.
+    /// Answer what has arrived, then end; returns when all have ended, which takes a tenth of a second, or `DRAIN_NS`
+    /// when peers do not cease to ask.
     pub fn stop(&mut self) {
+        join(self.begin_stop());
+    }
+
+    /// The same without waiting for the threads, which are the caller's to join.
+    pub fn begin_stop(&mut self) -> Vec<JoinHandle<()>> {
         self.stop.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join(); // what a worker has to say it says itself
-        }
+        std::mem::take(&mut self.threads)
     }
 
     /// Of all workers together.
@@ -114,6 +118,13 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Wait for the threads of `begin_stop`.
+pub fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        let _ = thread.join(); // what a worker has to say it says itself
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::access::Clients;
 use crate::counters::{Counters, Usage};
 use crate::engine::{Engine, Located, Service};
+use crate::limits::DRAIN_NS;
 use crate::model::Drop;
 use crate::responder::{Dialect, Silence, Tally, Told};
 use crate::udp::server::Shared;
@@ -122,8 +123,16 @@ impl<D: Dialect> Worker<D> {
     /// Serve until `stop`, then answer what has arrived. Err: the socket cannot be read any more, and why.
     pub fn run(&mut self) -> io::Result<()> {
         let mut errors = 0;
+        let mut stop_at = u64::MAX;
         loop {
             let stopping = self.stop.load(Ordering::Acquire);
+            if stopping {
+                let now = now_monotonic_ns();
+                stop_at = stop_at.min(now + DRAIN_NS);
+                if now >= stop_at {
+                    return Ok(()); // peers that never cease to ask do not keep us
+                }
+            }
             match self.inbox.receive(self.socket.as_fd(), !stopping) {
                 Ok(count) => {
                     errors = 0;
@@ -140,7 +149,10 @@ impl<D: Dialect> Worker<D> {
                 // An ICMP error of an earlier reply is told on this socket: the next read goes on.
                 Err(error) => {
                     errors += 1;
-                    if errors > ERRORS_IN_A_ROW_MAX || error.raw_os_error() == Some(libc::EBADF) {
+                    // ECONNABORTED: an operator has destroyed the socket (`ss -K`); it has no address any more.
+                    if errors > ERRORS_IN_A_ROW_MAX
+                        || matches!(error.raw_os_error(), Some(libc::EBADF | libc::ECONNABORTED))
+                    {
                         return Err(error);
                     }
                 }

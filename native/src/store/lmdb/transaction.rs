@@ -12,6 +12,7 @@ use super::calls::{
     CORRUPTED, MAP_RESIZED, NO_STAT, Stat, check, ended, mdb_cursor_get, mdb_cursor_open, mdb_get, mdb_stat, told,
     unasserted,
 };
+use super::places::Places;
 use super::{Database, Handle, MAIN, Reading, StoreError};
 
 /// A read transaction: one state after another, each from `renew` to `reset`. Belongs to one thread at a time.
@@ -29,6 +30,8 @@ pub struct Transaction {
     used: usize,
     id: usize,
     is_exact: bool,
+    /// Of the state `id` in the map `map`, as long as `is_exact`.
+    places: Places,
 }
 
 // SAFETY: with MDB_NOTLS a read transaction is tied to no thread; nothing of it is shared but the handle.
@@ -60,6 +63,7 @@ impl Transaction {
                     used: 0,
                     id: 0,
                     is_exact: false,
+                    places: Places::new(),
                 };
                 transaction.is_exact = transaction.is_newest()?;
                 if transaction.is_exact {
@@ -117,7 +121,8 @@ impl Transaction {
         // A flag that is up already needs only a look at the wish: there is no fence on the way of a busy worker.
         if !self.raised || self.handle.growing.load(SeqCst) {
             self.lower();
-            self.map = self.handle.raise(&self.reading)?;
+            let map = self.handle.raise(&self.reading)?;
+            self.in_map(map);
             self.raised = true;
         }
         self.renew_raised()?;
@@ -173,7 +178,8 @@ impl Transaction {
             return check("mdb_txn_renew", code);
         }
         self.handle.grow(self.map)?;
-        self.map = self.handle.raise(&self.reading)?;
+        let map = self.handle.raise(&self.reading)?;
+        self.in_map(map);
         self.raised = true;
         // SAFETY: as in `renew`; after its failure LMDB has reset the transaction.
         let code = unsafe { ffi::mdb_txn_renew(self.raw.as_ptr()) };
@@ -183,9 +189,18 @@ impl Transaction {
         check("mdb_txn_renew", code)
     }
 
+    /// The map that states are pinned in from now on.
+    fn in_map(&mut self, map: u64) {
+        if map != self.map {
+            self.map = map;
+            self.places.forget();
+        }
+    }
+
     /// Note what is true of a state that was not seen before.
     #[cold]
     fn arrive(&mut self) -> Result<(), StoreError> {
+        self.places.forget();
         let pages = self.handle.info_while_held()?.last_page.saturating_add(1);
         let page_size = self.stat_of(MAIN)?.page_size;
         self.used = usize::try_from(pages.saturating_mul(page_size)).unwrap_or(usize::MAX);
@@ -263,6 +278,36 @@ impl Transaction {
             ffi::MDB_NOTFOUND => Ok(None),
             _ => Err(told("mdb_get", code)),
         }
+    }
+
+    /// The value of a block, `length` bytes and no other number of them, in the map. database: always the same one.
+    ///
+    /// What has another length comes back as `get` gives it. In a state that was asked for the block before, this
+    /// costs one look at `places`.
+    #[inline]
+    pub fn get_block(&self, database: Database, block: u64, length: usize) -> Result<Option<&[u8]>, StoreError> {
+        if self.open && self.raised && self.is_exact {
+            match self.places.get(block) {
+                Some(0) => return Ok(None),
+                Some(address) => {
+                    // SAFETY: LMDB answered a get of this very state with that address and `length` bytes: `places`
+                    // is forgotten when another state or map is pinned, and not asked when the state is not certain.
+                    // A commit's pages do not change while it is pinned, nor, since it was the newest one at each
+                    // pin, in between. The borrow ends as that of `borrow` does.
+                    return Ok(Some(unsafe { std::slice::from_raw_parts(address as *const u8, length) }));
+                }
+                None => {}
+            }
+        }
+        let found = self.get(database, &block.to_be_bytes())?;
+        if self.is_exact {
+            match found {
+                None => self.places.note(block, 0),
+                Some(value) if value.len() == length => self.places.note(block, value.as_ptr() as usize),
+                Some(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Figures of one database.

@@ -1,0 +1,316 @@
+"""Millions of messages answered by both engines: the same bytes, the same silences, the same counts, or a report.
+
+    python -m tests.parity.differential --seed 1 --count 10000000
+
+Messages come in chunks; a chunk has a scenario (dialect, store, plan, settings, clock, client) that follows from the
+seed and the chunk's number alone. So a failure is run again by `--seed S --chunk N`, and `--hex H` with it asks one
+message alone under that scenario. Each process has the stores twice, since LMDB must not open one in two libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lookupd import _native
+from lookupd.access import Client
+from lookupd.config import ClientSettings
+from lookupd.engine import Engine
+from lookupd.fastpath.batch import NpqResponder, PdbResponder
+from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
+from lookupd.model import UnixSeconds
+from lookupd.numbering import Plan
+from lookupd.observe.counters import RATE, QueryCounters
+from lookupd.store.reader import Reader
+from tests.parity.messages import Pool
+from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
+
+CHUNK = 20_000
+MAP = 1 << 30
+NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
+
+NS = 1_000_000_000
+CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """Everything but the messages that answers depend on."""
+
+    dialect: str
+    store: str | None
+    country: str
+    stale_after: float
+    now: int
+    queries_per_second: int
+    clock_ns: int
+    legacy: bool
+    unmapped_carrier_id: int
+    answer_bytes_max: int
+    tells_errors: bool
+
+
+def pick(rng: np.random.Generator) -> Scenario:
+    """Any of them; the usual ones are the most likely."""
+
+    def one(*choices: Any) -> Any:
+        return choices[int(rng.integers(len(choices)))]
+
+    return Scenario(
+        dialect=one("npq", "pdb"),
+        store=one(*("rich",) * 10, *("wrapped",) * 4, "bare", None),
+        country=one("886", "886", "886", *PLANS),
+        stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
+        now=CONFIRMED_AT + one(0, 1, 42, 99, 100, 101, 3600, 70_000, 5_000_000_000, -1, -5000),
+        queries_per_second=one(*(0,) * 12, 1, 3, 1000, 999_999_937),
+        clock_ns=one(0, 1, NS, 86_400 * NS, 1 << 62, (1 << 64) - 30 * NS),
+        legacy=one(True, True, False),
+        unmapped_carrier_id=one(1000, 1, 32_767),
+        answer_bytes_max=one(1, 12, 40, 100, 300, *(NPQ_DATAGRAM_ANSWER_BYTES_MAX,) * 3, *(NPQ_FRAME_BYTES_MAX,) * 2),
+        tells_errors=one(False, True),
+    )
+
+
+def native_plan(plan: Plan) -> _native.Plan:
+    """As the native engine takes it."""
+    return _native.Plan(plan.country_code, plan.trunk_prefix, plan.heads())
+
+
+class Both:
+    """The two engines under one scenario, asked the same things."""
+
+    def __init__(self, scenario: Scenario, readers: dict[str, Reader], stores: dict[str, _native.Environment]) -> None:
+        """readers: of py-lmdb. stores: the same data, opened natively."""
+        plan = PLANS[scenario.country]
+        settings = ClientSettings("client", ("127.0.0.1/32",), queries_per_second=scenario.queries_per_second)
+        self.client = Client(settings)
+        self.engine = Engine(plan, scenario.stale_after)
+        self.engine.reader = readers[scenario.store] if scenario.store is not None else None
+        if self.engine.reader is not None:
+            self.engine.reader.damaged.clear()
+        self.counters = QueryCounters(scenario.dialect, "udp")
+        self.python: PdbResponder | NpqResponder
+        if scenario.dialect == "pdb":
+            self.python = PdbResponder(
+                self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
+            )
+        else:
+            self.python = NpqResponder(
+                self.engine,
+                self.counters,
+                answer_bytes_max=scenario.answer_bytes_max,
+                tells_errors=scenario.tells_errors,
+            )
+        clients = _native.Clients([(one.queries_per_second, list(one.sources)) for one in (NOBODY, settings)])
+        store = stores[scenario.store] if scenario.store is not None else None
+        self.service = _native.Service(store, native_plan(plan), scenario.stale_after, clients)
+        self.native = _native.Responder(
+            self.service,
+            scenario.dialect,
+            answer_bytes_max=scenario.answer_bytes_max,
+            tells_errors=scenario.tells_errors,
+            legacy=scenario.legacy,
+            unmapped_carrier_id=scenario.unmapped_carrier_id,
+        )
+
+    def begin(self, now: int) -> None:
+        """A batch, at this second."""
+        self.engine.begin(UnixSeconds(now))
+        self.native.begin(now)
+
+    def ask(self, messages: list[bytes], now_ns: int) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Python's replies and native ones."""
+        respond, client = self.python.respond, self.client
+        replies = [respond(message, client, now_ns) for message in messages]
+        self.python.settle()
+        return replies, self.native.respond_many(messages, 1, now_ns)
+
+    def counts(self) -> tuple[dict[str, object], dict[str, object]]:
+        """What each has counted."""
+        ours, theirs, reader = self.counters, self.native.counts(), self.engine.reader
+        dialect = ("npq", "pdb").index(ours.dialect)
+        usage = [*ours.answered, ours.refused[RATE], sum(ours.dropped)]
+        return (
+            {
+                "received": ours.received,
+                "odd": ours.odd,
+                "answered": ours.answered,
+                "refused": ours.refused,
+                "dropped": ours.dropped,
+                "unreadable": self.engine.unreadable_total,
+                "damaged": sorted(reader.damaged) if reader is not None else [],
+                "usage": usage,
+                "balance": 0,
+            },
+            {
+                "received": theirs.received,
+                "odd": theirs.odd,
+                "answered": theirs.answered,
+                "refused": theirs.refused,
+                "dropped": theirs.dropped,
+                "unreadable": theirs.unreadable,
+                "damaged": sorted(self.service.damaged_blocks(reader.state.serial)) if reader is not None else [],
+                "usage": self.service.usage()[1][dialect],
+                "balance": theirs.received - sum(theirs.answered) - sum(theirs.refused) - sum(theirs.dropped),
+            },
+        )
+
+
+class Opened:
+    """The stores in both libraries, and the pools, of one process."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        """folder: as `prepare` left it."""
+        self.seed = seed
+        self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
+        self.stores = {path.name: _native.Environment(str(path), MAP) for path in sorted((folder / "native").iterdir())}
+        self.pools = {dialect: Pool(dialect, seed) for dialect in ("npq", "pdb")}
+
+    def both(self, scenario: Scenario) -> Both:
+        """Under a scenario, with nothing asked yet."""
+        return Both(scenario, self.readers, self.stores)
+
+    def run_chunk(self, chunk: int, count: int = CHUNK) -> tuple[int, str | None]:
+        """Ask a chunk's messages: how many queries they were, and the first difference, if any."""
+        rng = np.random.default_rng([self.seed, chunk])
+        scenario = pick(rng)
+        both = self.both(scenario)
+        messages = self.pools[scenario.dialect].take(rng, count)
+        for now, now_ns, batch in batches(rng, scenario, messages):
+            both.begin(now)
+            ours, theirs = both.ask(batch, now_ns)
+            if ours != theirs:
+                found = next(
+                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
+                    for message, one, other in zip(batch, ours, theirs, strict=True)
+                    if one != other
+                )
+                return both.counters.received, self.report(scenario, chunk, found)
+        ours_counted, theirs_counted = both.counts()
+        if ours_counted != theirs_counted:
+            found = "\n".join(
+                f"{name}: python {value}, native {theirs_counted[name]}"
+                for name, value in ours_counted.items()
+                if value != theirs_counted[name]
+            )
+            return both.counters.received, self.report(scenario, chunk, found)
+        return both.counters.received, None
+
+    def report(self, scenario: Scenario, chunk: int, found: str) -> str:
+        """What is needed to see the same again."""
+        again = f"python -m tests.parity.differential --seed {self.seed} --chunk {chunk}"
+        return f"{scenario}\n{found}\nagain: {again} [--hex MESSAGE]"
+
+    def close(self) -> None:
+        """Close the stores."""
+        for reader in self.readers.values():
+            reader.close()
+        for store in self.stores.values():
+            store.close()
+
+
+def batches(
+    rng: np.random.Generator, scenario: Scenario, messages: list[bytes]
+) -> Iterator[tuple[int, int, list[bytes]]]:
+    """The messages in batches, the clocks going on between them."""
+    now, now_ns, at = scenario.now, scenario.clock_ns, 0
+    while at < len(messages):
+        size = int(rng.choice((1, 7, 32, 200, 1000)))
+        yield now, min(now_ns, (1 << 64) - 1), messages[at : at + size]
+        at += size
+        now_ns += int(rng.choice(CLOCK_STEPS_NS))
+        now += int(rng.choice((0, 0, 0, 1, 1000)))
+
+
+def shown(reply: bytes | None) -> str:
+    """For people."""
+    return "silence" if reply is None else reply.hex()
+
+
+def prepare(folder: Path, seed: int) -> None:
+    """The stores, once for each library."""
+    stores = build_stores(folder / "made", seed)
+    for library in ("python", "native"):
+        copy_stores(stores, folder / library)
+
+
+def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[int, int, list[str]]:
+    """Every step-th chunk of the messages; messages, queries, and reports of differences: at most three."""
+    opened = Opened(folder, seed)
+    asked, queries, reports = 0, 0, []
+    for chunk in range(first, -(-count // CHUNK), step):
+        received, report = opened.run_chunk(chunk)
+        asked += CHUNK
+        queries += received
+        if report is not None:
+            reports.append(report)
+            if len(reports) == 3:
+                break
+    opened.close()
+    return asked, queries, reports
+
+
+def run(seed: int, count: int, processes: int) -> tuple[int, int, list[str]]:
+    """All of it, by so many processes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, seed)
+        # Spawned: a forked child would share the parent's LMDB.
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            parts = pool.starmap(work, [(folder, seed, at, processes, count) for at in range(processes)])
+    return sum(part[0] for part in parts), sum(part[1] for part in parts), [one for part in parts for one in part[2]]
+
+
+def run_one(seed: int, chunk: int, message: bytes | None) -> str | None:
+    """A chunk, or one message under its scenario; the difference, if there is one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, seed)
+        opened = Opened(folder, seed)
+        if message is None:
+            report = opened.run_chunk(chunk)[1]
+        else:
+            scenario = pick(np.random.default_rng([seed, chunk]))
+            both = opened.both(scenario)
+            both.begin(scenario.now)
+            (ours,), (theirs,) = both.ask([message], scenario.clock_ns)
+            report = f"{scenario}\npython {shown(ours)}\nnative {shown(theirs)}"
+            print(report)
+            report = None if ours == theirs and both.counts()[0] == both.counts()[1] else report
+        opened.close()
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when there was no difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=int(time.strftime("%Y%m%d")))
+    parser.add_argument("--count", type=int, default=10_000_000)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--chunk", type=int)
+    parser.add_argument("--hex", type=bytes.fromhex)
+    options = parser.parse_args(arguments)
+    if options.chunk is not None:
+        report = run_one(options.seed, options.chunk, options.hex)
+        print(report or "no difference")
+        return int(report is not None)
+    began = time.monotonic()
+    asked, queries, reports = run(options.seed, options.count, options.processes)
+    for report in reports:
+        print(report)
+    took = time.monotonic() - began
+    print(f"seed {options.seed}: {asked} messages, {queries} queries, {len(reports)} differences, {took:.0f} s")
+    return int(bool(reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Both engines answer alike: ten million messages, and fewer that shrink to the smallest one that differs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lookupd.fastpath import native_missing
+
+if missing := native_missing():
+    pytest.skip(missing, allow_module_level=True)
+
+from lookupd.model import Outcome
+from lookupd.protocols import npq, pdb
+from tests.parity import differential
+from tests.parity.differential import Opened, Scenario, pick
+from tests.parity.stores import BLOCKS, CONFIRMED_AT, PLANS, RANGES
+
+MESSAGES = int(os.environ.get("LOOKUPD_PARITY_MESSAGES", "10000000"))
+SEEDS = (1, int(time.strftime("%Y%m%d", time.gmtime())))
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    folder = tmp_path_factory.mktemp("parity")
+    differential.prepare(folder, 1)
+    both = Opened(folder, 1)
+    yield both
+    both.close()
+
+
+@pytest.mark.timeout(1200)
+def test_ten_million_messages_are_answered_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, share in zip(SEEDS, (0.6, 0.4), strict=True):
+        count = round(MESSAGES * share)
+        asked, queries, reports = differential.run(seed, count, len(os.sched_getaffinity(0)))
+        assert not reports, f"seed {seed}\n" + "\n\n".join(reports)
+        assert queries > asked >= count
+        with capsys.disabled():
+            print(f"seed {seed}: {asked} messages, {queries} queries, no difference")
+
+
+def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
+    """The messages are worth asking: what they never reach is not compared."""
+    met: dict[str, set[str]] = {"npq": set(), "pdb": set()}
+    for chunk in range(60):
+        rng = np.random.default_rng([1, chunk])
+        scenario = pick(rng)
+        both = opened.both(scenario)
+        for now, now_ns, batch in differential.batches(rng, scenario, opened.pools[scenario.dialect].take(rng, 5000)):
+            both.begin(now)
+            both.ask(batch, now_ns)
+        counts = both.counts()[1]
+        for name in ("answered", "refused", "dropped", "unreadable", "odd"):
+            counted: Any = counts[name]
+            values: list[int] = counted if isinstance(counted, list) else [counted]
+            met[scenario.dialect] |= {f"{name} {at}" for at, value in enumerate(values) if value}
+    answered = {
+        f"answered {int(outcome)}" for outcome in Outcome if outcome not in {Outcome.REFUSED, Outcome.UNAVAILABLE}
+    }
+    assert met["npq"] == answered | {"answered 4", "refused 1", "dropped 0", "dropped 1", "dropped 5", "unreadable 0"}
+    assert met["pdb"] == answered | {"refused 1", "odd 0", *(f"dropped {at}" for at in (0, 1, 2, 4)), "unreadable 0"}
+
+
+@pytest.mark.parametrize("fault", ["a byte", "a silence", "a count"])
+def test_difference_is_found_and_can_be_seen_again(opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    if fault == "a byte":
+        monkeypatch.setattr(npq, "FLAG_RESTRICTED", 2)
+    elif fault == "a silence":
+        monkeypatch.setattr(pdb, "PDB_MESSAGE_BYTES_MAX", 254)
+        monkeypatch.setattr(npq, "NPQ_NUMBERS_MAX", 999)
+    else:
+        monkeypatch.setattr("lookupd.fastpath.batch.NO_ROOM", 2)
+    found = [(chunk, report) for chunk in range(40) if (report := opened.run_chunk(chunk, 5000)[1]) is not None]
+    assert found
+    chunk, report = found[0]
+    assert f"--seed 1 --chunk {chunk}" in report
+    assert ("dropped: python" if fault == "a count" else "asked ") in report
+    assert opened.run_chunk(chunk, 5000)[1] == report  # the same again
+
+
+# -- fewer, and shrinking --------------------------------------------------------------------------------
+
+NUMBERS = [
+    *(block * 1000 + at for block in BLOCKS for at in (0, 1, 2, 500, 999)),
+    *(int((prefix + "345678901234567")[:12]) for prefix in RANGES),
+]
+texts = st.one_of(
+    st.sampled_from(NUMBERS).map(str),
+    st.sampled_from(NUMBERS).map(lambda tn: f"+{tn}"),
+    st.sampled_from(NUMBERS).map(lambda tn: f"0{str(tn)[3:]}"),
+    st.text(max_size=42),
+    st.from_regex(r"\A\+?[0-9]{0,17}\Z"),
+)
+numbers = st.one_of(texts, st.sampled_from(NUMBERS), st.integers(-(2**63), 2**64 - 1))
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.floats(),
+        st.integers(-(2**63), 2**64 - 1),
+        st.text(max_size=5),
+        st.binary(max_size=5),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.integers(0, 3), inner, max_size=3)),
+    max_leaves=6,
+)
+npq_messages = st.one_of(
+    st.tuples(st.just(1), st.just(0), st.integers(0, 2**32 - 1), numbers, st.integers(0, 2)),
+    st.tuples(st.just(1), st.just(0), st.integers(0, 2**32 - 1), st.lists(numbers, max_size=40), st.integers(0, 2)),
+    st.lists(st.one_of(values, st.integers(0, 2), numbers), max_size=7),
+).map(msgspec.msgpack.encode)
+pdb_messages = st.one_of(
+    st.tuples(texts, st.integers(0, 0xFFFF)).map(
+        lambda asked: (
+            pdb.HEADER.pack(1, 0, 0, min(len(asked[0].encode()) + 7, 255), asked[1]) + asked[0].encode() + b"\0"
+        )
+    ),
+    texts.map(str.encode),
+    st.integers(240, 260).map(lambda digits: b"9" * digits),
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn, messages: st.SearchStrategy[bytes]) -> bytes:
+    """As made, or with some bytes taken out, others put in."""
+    message = draw(messages)
+    for _ in range(draw(st.integers(0, 2))):
+        start = draw(st.integers(0, len(message)))
+        message = message[:start] + draw(st.binary(max_size=3)) + message[start + draw(st.integers(0, 3)) :]
+    return message
+
+
+scenarios = st.builds(
+    Scenario,
+    dialect=st.sampled_from(["npq", "pdb"]),
+    store=st.sampled_from(["rich", "wrapped", "bare", None]),
+    country=st.sampled_from(list(PLANS)),
+    stale_after=st.sampled_from([0.0, 0.5, 42.0]),
+    now=st.sampled_from([CONFIRMED_AT + at for at in (0, 42, 43, -1, 2**33)]),
+    queries_per_second=st.sampled_from([0, 1, 3]),
+    clock_ns=st.sampled_from([0, differential.NS, 1 << 63]),
+    legacy=st.booleans(),
+    unmapped_carrier_id=st.sampled_from([1000, 1]),
+    answer_bytes_max=st.sampled_from([1, 20, 100, 1232, 262_144]),
+    tells_errors=st.booleans(),
+)
+
+
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scenario=scenarios,
+    batch=st.lists(
+        st.one_of(changed(npq_messages), changed(pdb_messages), st.binary(max_size=40)), min_size=1, max_size=4
+    ),
+)
+def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch: list[bytes]) -> None:
+    both = opened.both(scenario)
+    both.begin(scenario.now)
+    ours, theirs = both.ask(batch, scenario.clock_ns)
+    assert ours == theirs
+    ours_counted, theirs_counted = both.counts()
+    assert ours_counted == theirs_counted
