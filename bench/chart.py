@@ -70,7 +70,8 @@ def draw(bars: Sequence[Bar], title: str, path: Path) -> None:
         )
         for place, bar in zip(places, bars, strict=True):
             end, text = max(bar.high, bar.bound or 0.0), f"{bar.median:.2f}  ({bar.us:.3g} µs)"
-            axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center")
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", bbox=behind)
             if bar.bound is not None:
                 axes.plot([bar.bound, bar.bound], [place - 0.42, place + 0.42], color=BUDGET_COLOUR, linewidth=2.2)
         axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
