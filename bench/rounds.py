@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from bench.figures import QUERY_UNIT, YARDSTICK, Figure, Ratio, ratio_of
 from bench.processes import ChildFailed, Server
 
-
 TRIES = 3
 
 
