@@ -113,8 +113,8 @@ class Verdict(msgspec.Struct, frozen=True):
         if self.measured is None:
             return f"{self.line}: not measured, {self.allowed:g} allowed"
         if not self.is_sound:
-            return f"{self.line}: {self.measured:.3g} is not fit to be judged, {self.allowed:g} allowed: measure again"
-        return f"{self.line}: {self.measured:.3g}, {self.allowed:g} allowed: {'kept' if self.is_kept else 'OVER'}"
+            return f"{self.line}: {self.measured:.4g} is not fit to be judged, {self.allowed:g} allowed: measure again"
+        return f"{self.line}: {self.measured:.4g}, {self.allowed:g} allowed: {'kept' if self.is_kept else 'OVER'}"
 
 
 def read_budget(path: Path = BUDGET) -> Budget:

@@ -99,7 +99,7 @@ def test_one_line_over_is_that_line_and_no_other(budget: Budget, line: str) -> N
     verdicts = judge(budget, whole(budget, over=line))
     assert [verdict.line for verdict in verdicts if not verdict.is_kept] == [line]
     assert [str(verdict) for verdict in verdicts if "OVER" in str(verdict)] == [
-        f"{line}: {1.01 * budget.lines()[line]:.3g}, {budget.lines()[line]:g} allowed: OVER"
+        f"{line}: {1.01 * budget.lines()[line]:.4g}, {budget.lines()[line]:g} allowed: OVER"
     ]
 
 
