@@ -21,6 +21,7 @@ from bench.dataset import QUERY_SEED, SEED, Dataset, prepare, prepare_first
 from bench.figures import Section, table
 from bench.machine import Machine, describe
 from bench.processes import ChildFailed
+from lookupd.errors import LookupdError
 
 QUICK_NUMBERS = 1_000_000
 RESULTS = Path(__file__).parent / "results"
@@ -78,7 +79,7 @@ def main(
         budget = read_budget()
         numbers = numbers or (QUICK_NUMBERS if quick else store.AIMED_NUMBERS)
         result = measure(numbers, seed, quick, only or PARTS, budget, hundred_million)
-    except (BudgetError, ChildFailed, load.WrongAnswer) as error:
+    except (BudgetError, ChildFailed, LookupdError, load.WrongAnswer) as error:
         raise click.ClickException(str(error)) from None
     text = report(result)
     click.echo(text)
@@ -147,7 +148,7 @@ def _measure_budget(asked: Asked) -> list[Section]:
     sections = native.measure(stores, native.QUICK if quick else native.FULL, budget, *cores)
     _tell("budget: other servers")
     sections.append(peers.measure(asked.dataset, small, peers.QUICK if quick else peers.FULL, budget, *cores))
-    sections.append(cost_section(budget, [f for s in sections for f in s.figures if f.ratio and f.unit == "us/query"]))
+    sections.append(cost_section(budget, [figure for section in sections for figure in section.figures]))
     _tell("budget: lookups while notices are applied")
     sections.append(pace.measure(asked.dataset, pace.QUICK if quick else pace.FULL, budget, *cores))
     return sections

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from bench.figures import Figure, Section
+from bench.figures import QUERY_UNIT, YARDSTICK, Figure, Section
 
 BUDGET = Path(__file__).with_name("budget.toml")
 QUERIES = 1_000_000
@@ -97,21 +97,24 @@ class Budget(_Table, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A line of the budget and what became of it. measured: None when nothing fit to be judged was measured."""
+    """A line of the budget and what became of it. measured: None when nothing was; is_sound: fit to be judged."""
 
     line: str
     allowed: float
-    measured: float | None
+    measured: float | None = None
+    is_sound: bool = False
 
     @property
     def is_kept(self) -> bool:
-        """What was not measured is not kept."""
-        return self.measured is not None and self.measured <= self.allowed
+        """What was not measured, or not soundly, is not kept."""
+        return self.measured is not None and self.is_sound and self.measured <= self.allowed
 
     def __str__(self) -> str:
         if self.measured is None:
             return f"{self.line}: not measured, {self.allowed:g} allowed"
-        return f"{self.line}: {self.measured:.3g}, {self.allowed:g} allowed: {'kept' if self.is_kept else 'OVER'}"
+        if not self.is_sound:
+            return f"{self.line}: {self.measured:.4g} is not fit to be judged, {self.allowed:g} allowed: measure again"
+        return f"{self.line}: {self.measured:.4g}, {self.allowed:g} allowed: {'kept' if self.is_kept else 'OVER'}"
 
 
 def read_budget(path: Path = BUDGET) -> Budget:
@@ -125,24 +128,29 @@ def read_budget(path: Path = BUDGET) -> Budget:
 def judge(budget: Budget, sections: Iterable[Section]) -> list[Verdict]:
     """Every line of the budget, in the file's order, against the figure that was held to it."""
     held = {
-        figure.line: figure.ratio.median
+        figure.line: (figure.ratio.median, figure.met is not None)
         for section in sections
         for figure in section.figures
-        if figure.line and figure.ratio is not None and figure.met is not None
+        if figure.line and figure.ratio is not None
     }
-    return [Verdict(line, allowed, held.get(line)) for line, allowed in budget.lines().items()]
+    return [Verdict(line, allowed, *held.get(line, ())) for line, allowed in budget.lines().items()]
 
 
 def cost_section(budget: Budget, figures: Iterable[Figure]) -> Section:
-    """CPU and money of QUERIES queries, for each figure in us a query: one in the name, one as value."""
+    """CPU and money of QUERIES queries, for each figure in us a query that stands against the echo."""
     price = budget.cost
     found: list[Figure] = []
     for figure in figures:
+        if figure.ratio is None or figure.ratio.to != YARDSTICK or figure.unit != QUERY_UNIT:
+            continue
         cpu_seconds = figure.value * QUERIES / 1e6
-        found.append(Figure(f"{figure.name}: {cpu_seconds:.3g} s", price.money(cpu_seconds), price.currency))
+        found += [
+            Figure(f"{figure.name}, CPU", cpu_seconds, "s"),
+            Figure(f"{figure.name}, money", price.money(cpu_seconds), price.currency),
+        ]
     return Section(
         f"Cost of {QUERIES:,} queries",
-        f"Seconds of server CPU, and their price at {price.price_per_core_hour:g} {price.currency} for an hour of a "
-        f"core (`bench/budget.toml`). A core that does nothing else is paid for while it waits, too.",
+        f"Server CPU, and its price at {price.price_per_core_hour:g} {price.currency} for an hour of a core "
+        f"(`bench/budget.toml`). A core that does nothing else is paid for while it waits, too.",
         found,
     )

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import Section
+from bench.figures import QUERY_UNIT, YARDSTICK, Section
 
 WIDTH_INCHES = 9.0
 INCHES_PER_BAR = 0.34
 INCHES_AROUND = 1.5
-YARDSTICK = "echo"
 COLOURS = {"native": "#1f6f8b", "python": "#8fb8c6", "other": "#b9b4a7"}
 LABELS = {"native": "lookupd, native engine", "python": "lookupd, Python path", "other": "other servers"}
 BUDGET_COLOUR = "#c8553d"
@@ -34,13 +33,14 @@ class Bar:
 
 
 def bars_of(sections: Iterable[Section]) -> list[Bar]:
-    """Every figure that is a ratio to the echo, in the table's order."""
-    return [
+    """Every figure that is a ratio to the echo: ours first, then others, each in the table's order."""
+    found = [
         Bar(figure.name, _kind(figure.name), ratio.median, ratio.low, ratio.high, figure.value, figure.bound)
         for section in sections
         for figure in section.figures
-        if (ratio := figure.ratio) is not None and ratio.to == YARDSTICK and figure.unit == "us/query"
+        if (ratio := figure.ratio) is not None and ratio.to == YARDSTICK and figure.unit == QUERY_UNIT
     ]
+    return sorted(found, key=lambda bar: list(COLOURS).index(bar.kind))
 
 
 def _kind(name: str) -> str:
@@ -69,19 +69,16 @@ def draw(bars: Sequence[Bar], title: str, path: Path) -> None:
             error_kw={"ecolor": "#555555", "elinewidth": 0.8, "capsize": 2},
         )
         for place, bar in zip(places, bars, strict=True):
-            end = max(bar.high, bar.bound or 0.0)
-            axes.annotate(
-                f"{bar.median:.2f} x   {bar.us:.2f} µs", (end, place), (6, 0), textcoords="offset points", va="center"
-            )
+            end, text = max(bar.high, bar.bound or 0.0), f"{bar.median:.2f}  ({bar.us:.3g} µs)"
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", bbox=behind)
             if bar.bound is not None:
                 axes.plot([bar.bound, bar.bound], [place - 0.42, place + 0.42], color=BUDGET_COLOUR, linewidth=2.2)
         axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_yticks(places, [bar.name for bar in bars])
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.22 * max([1.0, *(bar.high for bar in bars), *(bar.bound or 0.0 for bar in bars)]))
-        axes.set_xlabel(
-            "server CPU of a query, as a ratio to the bare echo (dashed: 1); median and range of the rounds"
-        )
+        axes.set_xlim(0, 1.3 * max([1.0, *(bar.high for bar in bars), *(bar.bound or 0.0 for bar in bars)]))
+        axes.set_xlabel("server CPU of a query, x bare echo (dashed): median and range of the rounds")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_title(title, loc="left", fontsize=10)

@@ -11,6 +11,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+YARDSTICK = "echo"
+"""What a ratio is to, when it is to the bare echo asked the same."""
+
+QUERY_UNIT = "us/query"
+"""Server CPU of one query, or of one number where a message has many."""
+
 HEADINGS = ("figure", "value", "ratio", "spread", "aim", "")
 
 

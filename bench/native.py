@@ -10,13 +10,14 @@ import contextlib
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from bench.asking import MANY_SOCKETS, ONE_SOCKET, SEGMENTED, Asker, Way
 from bench.budget import Budget
 from bench.dataset import Dataset, Queries, draw_queries, open_engine
-from bench.figures import Figure, Section
+from bench.figures import QUERY_UNIT, Figure, Section
 from bench.load import check_answers
 from bench.processes import Server, daemon, native_echo, pinned
 from bench.rounds import Run, Samples, cpu_figure, run_rounds
@@ -84,8 +85,8 @@ def measure(stores: Stores, effort: Effort, budget: Budget, server_core: int, cl
         Section(
             "One core",
             f"`pdb` on one core of the server, the client on another: the rate with {FULL_LOAD.name}, then the latency "
-            f"at half of it, from the moment at which a query was due (open loop, {HALF_LOAD.name}): median and range "
-            f"of {effort.steady_rounds} runs of {effort.steady_seconds:g} s. Memory after that.",
+            f"at half of it, from the moment at which a query was due (open loop, {HALF_LOAD.name}): median of "
+            f"{effort.steady_rounds} runs of {effort.steady_seconds:g} s. Memory after that.",
             [*steady, *memory],
         ),
     ]
@@ -119,8 +120,9 @@ class Numbers:
     queries: Queries
 
 
+@cache
 def write_numbers(dataset: Dataset) -> Numbers:
-    """The same for the same store; the file lies beside it."""
+    """The same for the same store; the file lies beside it. Drawn once in a process: it takes seconds."""
     with open_engine(dataset) as (engine, reader):
         queries = draw_queries(engine, reader, QUERIES)
     path = dataset.folder / "numbers.txt"
@@ -132,7 +134,7 @@ def _runs(servers: Servers, files: dict[str, Numbers], effort: Effort) -> dict[s
     """By `server dialect way`; what is compared stands side by side."""
 
     def run(server: Server, port: str, dialect: Literal["pdb", "npq"], way: str, numbers: Numbers) -> Run:
-        asker = Asker(server.ports[port], dialect, numbers.path)
+        asker = Asker(server.ports[port], dialect, numbers.path, port == "echo")
         return Run(server, lambda: asker.ask(WAYS[way], effort.seconds))
 
     found: dict[str, Run] = {}
@@ -164,7 +166,7 @@ def _note(stores: Stores, effort: Effort, samples: dict[str, Samples]) -> str:
 
 def _cost_figures(samples: dict[str, Samples], budget: Budget, stores: Stores) -> list[Figure]:
     found = [
-        Figure(f"bare echo, pdb, {WAYS[way].name}", samples[f"echo pdb {way}"].us, "us/query")
+        Figure(f"bare echo, pdb, {WAYS[way].name}", samples[f"echo pdb {way}"].us, QUERY_UNIT)
         for way in ("many_sockets", "one_socket")
     ]
     for dialect in DIALECTS:
@@ -177,7 +179,7 @@ def _cost_figures(samples: dict[str, Samples], budget: Budget, stores: Stores) -
         found.append(cpu_figure(f"Python path, pdb, {WAYS[way].name}", ours, echo))
     large, small = samples["large pdb segmented"], samples["small pdb segmented"]
     name = f"pdb, {SEGMENTED.name}, at {stores.large.numbers:,} numbers"
-    grown = Figure(name, large.us, "us/query", large.to(small, f"{stores.small.numbers:,} numbers"))
+    grown = Figure(name, large.us, QUERY_UNIT, large.to(small, f"{stores.small.numbers:,} numbers"))
     return [*found, budget.hold(grown, "growth.segmented")]
 
 
@@ -196,6 +198,7 @@ def _steady(asker: Asker, server: Server, effort: Effort) -> list[Figure]:
         ),
         Figure("answered at half of that", statistics.median(r.received_per_second for r in reports), "/s"),
         Figure("lost at half of that", sum(r.lost for r in reports), ""),
+        Figure("the client late by itself, at most", max(r.behind_ns_max for r in reports) / 1e3, "us"),
     ]
 
 

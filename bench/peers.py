@@ -24,7 +24,7 @@ from bench.asking import MANY_SOCKETS, ONE_SOCKET, Asker, Way
 from bench.budget import Budget
 from bench.dataset import Dataset, open_engine
 from bench.enum_zone import Dnsperf
-from bench.figures import Figure, Section
+from bench.figures import QUERY_UNIT, Figure, Section
 from bench.native import Numbers, write_numbers
 from bench.processes import Server, daemon, free_port, is_open, native_echo, pinned, serving
 from bench.rounds import Answered, Run, Samples, cpu_figure, run_rounds
@@ -67,7 +67,7 @@ def measure(
         ours = stack.enter_context(daemon(dataset.store, dataset.folder, server_core, "native"))
         echo = stack.enter_context(native_echo(folder, server_core))
         runs = {
-            "echo": _run(echo, "echo", few, effort),
+            "echo": _echo_run(echo, few, effort),
             "batch": _batch_run(ours, numbers, effort),
             **_redis_runs(stack, small, few, folder, effort, server_core),
             **_dns_runs(stack, small, few, folder, effort, server_core, echo),
@@ -97,8 +97,8 @@ def _note(small: Dataset, effort: Effort) -> str:
 # -- runs ------------------------------------------------------------------------------------------------
 
 
-def _run(server: Server, port: str, numbers: Numbers, effort: Effort) -> Run:
-    asker = Asker(server.ports[port], "pdb", numbers.path)
+def _echo_run(server: Server, numbers: Numbers, effort: Effort) -> Run:
+    asker = Asker(server.ports["echo"], "pdb", numbers.path, is_echo=True)
     return Run(server, lambda: asker.ask(ONE_SOCKET, effort.seconds))
 
 
@@ -224,7 +224,7 @@ def _figures(samples: dict[str, Samples], budget: Budget) -> list[Figure]:
         if not is_dns:
             continue
         if server == "echo":
-            found.append(Figure(f"{titles[server]}, {way}", each.us, "us/query"))
+            found.append(Figure(f"{titles[server]}, {way}", each.us, QUERY_UNIT))
         else:
             found.append(cpu_figure(f"{titles[server]}, {way}", each, samples[f"echo dns {way}"]))
     return found

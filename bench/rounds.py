@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bench.figures import Figure, Ratio, ratio_of
+from bench.figures import QUERY_UNIT, YARDSTICK, Figure, Ratio, ratio_of
 from bench.processes import ChildFailed, Server
 
 TRIES = 3
@@ -90,4 +90,4 @@ def _ask(run: Run) -> tuple[int, Answered]:
 
 def cpu_figure(name: str, ours: Samples, echo: Samples) -> Figure:
     """CPU of a query beside the echo's."""
-    return Figure(name, ours.us, "us/query", ours.to(echo, "echo"))
+    return Figure(name, ours.us, QUERY_UNIT, ours.to(echo, YARDSTICK))
