@@ -9,6 +9,8 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -21,16 +23,17 @@ from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
-from lookupd.transports.sockets import bind_shared
+from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
 
 
 class NativeListener:
     """One address over UDP: a socket and a worker per thread."""
 
-    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer) -> None:
-        """sockets: those that the workers read duplicates of; owned from now on."""
+    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer, retire: Callable[[], None]) -> None:
+        """sockets: those that the workers read duplicates of; owned from now on. retire: nothing more is counted."""
         self.server = server
         self._sockets = sockets
+        self._retire = retire
 
     @property
     def port(self) -> int:
@@ -48,8 +51,8 @@ class NativeListener:
     async def close(self) -> None:
         """Answer what has arrived, then close the sockets; a worker may sleep for a tenth of a second first."""
         await asyncio.to_thread(self.server.stop)
-        for sock in self._sockets:
-            sock.close()
+        close_all(self._sockets)
+        self._retire()
 
 
 class NativeFrames:
@@ -101,15 +104,19 @@ class NativePath:
     def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> NativeListener:
         """See Path."""
         sockets = bind_shared(endpoint, self._threads)
-        server = _native.UdpServer(
-            self._service,
-            dialect,
-            [sock.fileno() for sock in sockets],
-            legacy=config.pdb.legacy,
-            unmapped_carrier_id=config.pdb.unmapped_carrier_id,
-        )
+        try:
+            server = _native.UdpServer(
+                self._service,
+                dialect,
+                [sock.fileno() for sock in sockets],
+                legacy=config.pdb.legacy,
+                unmapped_carrier_id=config.pdb.unmapped_carrier_id,
+            )
+        except OSError as error:  # no thread or descriptor left: the workers that were there have ended
+            close_all(sockets)
+            raise cannot_listen(endpoint, error) from None
         self._metrics.add_native(dialect, "udp", server)
-        return NativeListener(sockets, server)
+        return NativeListener(sockets, server, partial(self._metrics.retire_native, dialect, "udp", server))
 
     def frame_responder(self, dialect: str, config: Config) -> NativeFrames:
         """See Path. All connections of a dialect share one responder, and so one reader slot."""

@@ -37,8 +37,9 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
     """
     stream = endpoint.transport != "udp"
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+    sock = None
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -52,9 +53,15 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((endpoint.host, endpoint.port))
     except OSError as error:
-        sock.close()
-        raise ConfigError(f"listen: {endpoint}: {error.strerror}: free the address, or name another") from None
+        if sock is not None:
+            sock.close()
+        raise cannot_listen(endpoint, error) from None
     return sock
+
+
+def cannot_listen(endpoint: Endpoint, error: OSError) -> ConfigError:
+    """Names the endpoint, the reason and the way out."""
+    return ConfigError(f"listen: {endpoint}: {error.strerror or error}: free the address, or name another")
 
 
 def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
@@ -69,12 +76,21 @@ def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
         if count > 1:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             here = msgspec.structs.replace(endpoint, port=first.getsockname()[1])
-            sockets += [bind(here, shared=True) for _ in range(count - 1)]
+            # One by one into the list: those before one that fails are closed too.
+            sockets.extend(bind(here, shared=True) for _ in range(count - 1))
+    except OSError as error:
+        close_all(sockets)
+        raise cannot_listen(endpoint, error) from None
     except BaseException:
-        for sock in sockets:
-            sock.close()
+        close_all(sockets)
         raise
     return sockets
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close each of them."""
+    for sock in sockets:
+        sock.close()
 
 
 def _tell_destination(sock: socket.socket, endpoint: Endpoint) -> None:

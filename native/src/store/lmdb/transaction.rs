@@ -304,7 +304,9 @@ impl Transaction {
         if self.is_exact {
             match found {
                 None => self.places.note(database, length, block, 0),
-                Some(value) if value.len() == length => self.places.note(database, length, block, value.as_ptr() as usize),
+                Some(value) if value.len() == length => {
+                    self.places.note(database, length, block, value.as_ptr() as usize)
+                }
                 Some(_) => {}
             }
         }
