@@ -127,9 +127,10 @@ class Daemon:
         self._draining = True
         self.metrics.ready = False
         log("draining")
-        for listener in self.listeners.values():
-            await _close(listener)
-        self.listeners.clear()
+        async with self._reload_lock:  # one that has begun opens and closes listeners: it comes to its end first
+            for listener in self.listeners.values():
+                await _close(listener)
+            self.listeners.clear()
         if self.engine.reader is not None:
             self.for_peers.let_go()
             before, self.engine.reader = self.engine.reader, None
@@ -265,11 +266,12 @@ class Daemon:
     async def reload(self) -> bool:
         """Read the configuration again and take it over; returns whether it was. A bad file changes nothing."""
         async with self._reload_lock:
-            return await self._reload()
+            return not self._draining and await self._reload()
 
     async def _reload(self) -> bool:
         try:
             config = read_config(self.config_path)
+            plan = config.read_plan()
             self._refuse_what_needs_a_restart(config)
             await self._open_listeners(config)
         except ConfigError as error:
@@ -281,7 +283,7 @@ class Daemon:
         for key in self.listeners.keys() - config.endpoints().keys():
             await _close(self.listeners.pop(key))
         self.config = config
-        self.engine.plan = config.read_plan()
+        self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)
         before.retire()
@@ -298,10 +300,7 @@ class Daemon:
 
 
 async def _close(listener: Listener) -> None:
-    match listener:
-        case TcpListener():
-            await listener.close(DRAIN_SECONDS)
-        case HttpListener():
-            await listener.close()
-        case _:
-            await listener.close()
+    if isinstance(listener, TcpListener):
+        await listener.close(DRAIN_SECONDS)
+    else:
+        await listener.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -15,22 +17,22 @@ from lookupd import _native
 from lookupd.access import Access, Client
 from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
-from lookupd.errors import ConfigError
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
-from lookupd.transports.sockets import bind_shared
+from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
 
 
 class NativeListener:
     """One address over UDP: a socket and a worker per thread."""
 
-    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer) -> None:
-        """sockets: those that the workers read duplicates of; owned from now on."""
+    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer, retire: Callable[[], None]) -> None:
+        """sockets: those that the workers read duplicates of; owned from now on. retire: nothing more is counted."""
         self.server = server
         self._sockets = sockets
+        self._retire = retire
 
     @property
     def port(self) -> int:
@@ -48,8 +50,8 @@ class NativeListener:
     async def close(self) -> None:
         """Answer what has arrived, then close the sockets; a worker may sleep for a tenth of a second first."""
         await asyncio.to_thread(self.server.stop)
-        for sock in self._sockets:
-            sock.close()
+        close_all(self._sockets)
+        self._retire()
 
 
 class NativeFrames:
@@ -109,12 +111,11 @@ class NativePath:
                 legacy=config.pdb.legacy,
                 unmapped_carrier_id=config.pdb.unmapped_carrier_id,
             )
-        except OSError as error:
-            for sock in sockets:
-                sock.close()
-            raise ConfigError(f"listen: {endpoint}: {self._threads} workers: {error}: fewer engine.threads") from None
+        except OSError as error:  # no thread or descriptor left: the workers that were there have ended
+            close_all(sockets)
+            raise cannot_listen(endpoint, error) from None
         self._metrics.add_native(dialect, "udp", server)
-        return NativeListener(sockets, server)
+        return NativeListener(sockets, server, partial(self._metrics.retire_native, dialect, "udp", server))
 
     def frame_responder(self, dialect: str, config: Config) -> NativeFrames:
         """See Path. All connections of a dialect share one responder, and so one reader slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from operator import add
@@ -30,6 +31,10 @@ from lookupd.observe.counters import (
     Usage,
 )
 from lookupd.store.reader import Reader
+
+RETIRED_AFTER_SECONDS = 60.0
+"""After which nobody counts under a clients list that is no longer in force: a worker takes over the next one between
+two batches, within a tenth of a second."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -63,6 +68,54 @@ class NativeService(Protocol):
         ...
 
 
+class _Ended:
+    """The sum of native sources that are closed; a source itself."""
+
+    def __init__(self) -> None:
+        self.received = self.odd = self.unreadable = 0
+        self.answered: list[int] = []
+        self.refused: list[int] = []
+        self.dropped: list[int] = []
+        self.latency: list[list[int]] = []
+        self.latency_ns: list[int] = []
+
+    def counts(self) -> NativeCounts:
+        """See NativeSource."""
+        return self
+
+    def add(self, more: NativeCounts) -> None:
+        """One more is closed."""
+        self.received += more.received
+        self.odd += more.odd
+        self.unreadable += more.unreadable
+        self.answered = _sums(self.answered, more.answered)
+        self.refused = _sums(self.refused, more.refused)
+        self.dropped = _sums(self.dropped, more.dropped)
+        self.latency_ns = _sums(self.latency_ns, more.latency_ns)
+        known = self.latency or [[] for _ in more.latency]
+        self.latency = [_sums(mine, theirs) for mine, theirs in zip(known, more.latency, strict=True)]
+
+
+def _sums(known: list[int], more: list[int]) -> list[int]:
+    return list(map(add, known, more)) if known else list(more)
+
+
+class _Listed:
+    """A clients list's counts, and until when it was in force, of the monotonic clock."""
+
+    def __init__(self, names: list[str], counted: ClientUsage) -> None:
+        self.names = names
+        self.counted = counted
+        self.until = math.inf
+
+
+def _add_usage(sums: dict[str, list[Usage]], listed: _Listed) -> None:
+    for name, by_dialect in zip(listed.names, listed.counted.usage(), strict=True):
+        sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in DIALECTS])
+        for mine, more in zip(sum_, by_dialect, strict=True):
+            mine[:] = map(add, mine, more)
+
+
 class Metrics(Collector):
     """Collects from the parts that are told to it."""
 
@@ -71,8 +124,10 @@ class Metrics(Collector):
         self.engine_name = engine_name
         self._queries: dict[tuple[str, str], QueryCounters] = {}
         self._native: dict[tuple[str, str], list[NativeSource]] = {}
+        self._native_ended: dict[tuple[str, str], _Ended] = {}
         self._native_service: NativeService | None = None
-        self._usage: list[tuple[list[str], ClientUsage]] = []
+        self._usage: list[_Listed] = []
+        self._usage_before: dict[str, list[Usage]] = {}
         self._connections: dict[str, ConnectionCounters] = {}
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
@@ -91,13 +146,28 @@ class Metrics(Collector):
         """Where the native engine counts them; all sources of a dialect and transport are added up."""
         self._native.setdefault((dialect, transport), []).append(source)
 
+    def retire_native(self, dialect: str, transport: str, source: NativeSource) -> None:
+        """A source that counts nothing more: what it counted stays in the sums, it does not."""
+        place = (dialect, transport)
+        self._native[place].remove(source)
+        ended = self._native_ended.get(place)
+        if ended is None:
+            ended = self._native_ended[place] = _Ended()
+            self._native[place].append(ended)
+        ended.add(source.counts())
+
     def watch_native(self, service: NativeService) -> None:
         """Tell of the blocks that the native engine found damaged, too."""
         self._native_service = service
 
     def watch_clients(self, names: list[str], counted: ClientUsage) -> None:
         """A clients list comes into force; what was counted under earlier ones stays in the sums."""
-        self._usage.append((names, counted))
+        now = time.monotonic()
+        if self._usage:
+            self._usage[-1].until = now
+        while self._usage and now - self._usage[0].until > RETIRED_AFTER_SECONDS:
+            _add_usage(self._usage_before, self._usage.pop(0))
+        self._usage.append(_Listed(names, counted))
 
     def queries(self, dialect: str, transport: str) -> QueryCounters:
         """What was counted by now, whoever counted it."""
@@ -189,12 +259,9 @@ class Metrics(Collector):
 
     def client_usage(self) -> dict[str, list[Usage]]:
         """By client's name, then by dialect."""
-        sums: dict[str, list[Usage]] = {}
-        for names, counted in self._usage:
-            for name, by_dialect in zip(names, counted.usage(), strict=True):
-                sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in DIALECTS])
-                for mine, more in zip(sum_, by_dialect, strict=True):
-                    mine[:] = map(add, mine, more)
+        sums = {name: [list(usage) for usage in by_dialect] for name, by_dialect in self._usage_before.items()}
+        for listed in self._usage:
+            _add_usage(sums, listed)
         return sums
 
     def _collect_clients(self) -> Iterator[Metric]:

@@ -56,14 +56,16 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
     except OSError as error:
         if sock is not None:
             sock.close()
-        raise ConfigError(f"listen: {endpoint}: {error.strerror}: {_way_out(error)}") from None
+        raise cannot_listen(endpoint, error) from None
     return sock
 
 
-def _way_out(error: OSError) -> str:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "fewer listeners or engine.threads, or more files at a time (ulimit -n, LimitNOFILE)"
-    return "free the address, or name another"
+def cannot_listen(endpoint: Endpoint, error: OSError) -> ConfigError:
+    """Names the endpoint, the reason and the way out."""
+    way_out = "free the address, or name another"
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.EAGAIN}:
+        way_out = "fewer listeners or engine.threads, or more files and threads (ulimit -n -u, LimitNOFILE)"
+    return ConfigError(f"listen: {endpoint}: {error.strerror or error}: {way_out}")
 
 
 def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
@@ -78,12 +80,21 @@ def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
         if count > 1:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             here = msgspec.structs.replace(endpoint, port=first.getsockname()[1])
-            sockets += [bind(here, shared=True) for _ in range(count - 1)]
+            # One by one into the list: those before one that fails are closed too.
+            sockets.extend(bind(here, shared=True) for _ in range(count - 1))
+    except OSError as error:
+        close_all(sockets)
+        raise cannot_listen(endpoint, error) from None
     except BaseException:
-        for sock in sockets:
-            sock.close()
+        close_all(sockets)
         raise
     return sockets
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close each of them."""
+    for sock in sockets:
+        sock.close()
 
 
 def _tell_destination(sock: socket.socket, endpoint: Endpoint) -> None:

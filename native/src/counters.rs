@@ -11,6 +11,12 @@ use crate::model::{DROPS, Drop, OUTCOMES, Outcome, REFUSALS, Refusal};
 /// Buckets of the latency histogram: bucket i holds what took at most 2^i us; the last one, what took longer.
 pub const BUCKETS: usize = 23;
 
+/// No answer is measured longer, an hour: what is, was asked before the clock was set, and would be all of the sum.
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+/// Looks at a worker's counts that find it publishing before the reader gives way: the worker may wait for its core.
+const SPINS_MAX: u64 = 100;
+
 const RECEIVED: usize = 0;
 const ODD: usize = 1;
 const UNREADABLE: usize = 2;
@@ -68,10 +74,11 @@ impl Counts {
         self.cells[DROPPED + reason as usize] += queries;
     }
 
-    /// How long after their question answers were sent; at least a nanosecond.
+    /// How long after their question answers were sent; at least a nanosecond, at most an hour.
     pub fn time(&mut self, outcome: Outcome, queries: u64, latency_ns: u64) {
-        let latency_ns = latency_ns.max(1);
-        self.cells[LATENCY_NS + outcome as usize] += latency_ns.saturating_mul(queries);
+        let latency_ns = latency_ns.clamp(1, LATENCY_NS_MAX);
+        let sum = &mut self.cells[LATENCY_NS + outcome as usize];
+        *sum = sum.saturating_add(latency_ns.saturating_mul(queries));
         self.cells[LATENCY + outcome as usize * BUCKETS + bucket(latency_ns)] += queries;
     }
 
@@ -123,7 +130,7 @@ impl Counts {
     /// Add another's counts.
     pub fn add(&mut self, other: &Counts) {
         for (sum, more) in self.cells.iter_mut().zip(other.cells) {
-            *sum += more;
+            *sum = sum.wrapping_add(more); // as `publish` adds
         }
     }
 
@@ -176,6 +183,7 @@ impl Counters {
 
     /// All batches so far, none of them in part.
     pub fn read(&self) -> Counts {
+        let mut turns = 0_u64;
         loop {
             let before = self.version.load(Ordering::Acquire);
             let mut counts = Counts::default();
@@ -186,7 +194,12 @@ impl Counters {
             if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return counts;
             }
-            std::hint::spin_loop();
+            turns += 1;
+            if turns < SPINS_MAX {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
 }
@@ -276,5 +289,17 @@ mod tests {
         assert!(worker.join().is_ok());
         let all = counters.read();
         assert_eq!((all.received(), all.latency(0)[1], all.latency_ns()[0]), (600_000, 200_000, 300_000_000));
+    }
+
+    #[test]
+    fn clock_that_was_set_while_questions_waited_does_not_end_the_sum() {
+        let (counters, mut batch) = (Counters::default(), Counts::default());
+        for _ in 0..100 {
+            batch.answer(Outcome::Ported, 1000);
+            batch.time(Outcome::Ported, 1000, 1_800_000_000_000_000_000); // from 1970 to 2027
+        }
+        counters.publish(&mut batch);
+        let read = counters.read();
+        assert_eq!((read.latency(0)[BUCKETS - 1], read.latency_ns()[0]), (100_000, 100_000 * LATENCY_NS_MAX));
     }
 }

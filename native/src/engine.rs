@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Cache};
 
@@ -31,13 +31,19 @@ pub struct Terms {
     pub usage: Arc<Usage>,
 }
 
+impl Terms {
+    fn has_store_of(&self, other: &Terms) -> bool {
+        self.store.as_ref().map(Arc::as_ptr) == other.store.as_ref().map(Arc::as_ptr)
+    }
+}
+
 /// What all workers of a process share.
 pub struct Service {
     terms: ArcSwap<Terms>,
     damaged: Mutex<DamagedBlocks>,
 }
 
-/// Blocks found damaged while one state was served; the next commit may have mended them.
+/// Blocks of the terms' store found damaged while one state was served; the next commit may have mended them.
 #[derive(Default)]
 struct DamagedBlocks {
     serial: u64,
@@ -52,6 +58,10 @@ impl Service {
 
     /// Other terms, for every batch that begins from now on.
     pub fn use_terms(&self, terms: Terms) {
+        let mut damaged = self.damaged();
+        if !self.terms.load().has_store_of(&terms) {
+            *damaged = DamagedBlocks::default(); // a store that was restored may have the same serial
+        }
         self.terms.store(Arc::new(terms));
     }
 
@@ -62,17 +72,24 @@ impl Service {
 
     /// The damaged blocks that look-ups met in the state of this serial.
     pub fn damaged_blocks(&self, serial: u64) -> Vec<u64> {
-        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        let damaged = self.damaged();
         if damaged.serial == serial { damaged.blocks.iter().copied().collect() } else { Vec::new() }
     }
 
-    /// Off the usual path: a lock is taken only when a block is found damaged.
-    fn note_damaged(&self, serial: u64, block: u64) {
-        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Off the usual path: a lock is taken only when a block is found damaged. terms: those it was met under.
+    fn note_damaged(&self, terms: &Terms, serial: u64, block: u64) {
+        let mut damaged = self.damaged();
+        if !self.terms.load().has_store_of(terms) {
+            return; // says nothing of the store that has taken its place
+        }
         if damaged.serial != serial {
             *damaged = DamagedBlocks { serial, blocks: BTreeSet::new() };
         }
         damaged.blocks.insert(block);
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, DamagedBlocks> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,13 +154,17 @@ impl std::ops::Deref for ServiceTerms {
 }
 
 impl Engine {
-    /// Ready for its first `begin`.
+    /// Ready for its first `begin`. Holds no state until then: nobody may ever ask.
     pub fn new(service: Arc<Service>) -> Engine {
         let terms = service.terms();
+        let mut reader = open(&terms);
+        if let Some(reader) = &mut reader {
+            reader.release();
+        }
         Engine {
             newest: Cache::new(ServiceTerms(Arc::clone(&service))),
             service,
-            reader: open(&terms),
+            reader,
             terms,
             serial: 0,
             age_seconds: None,
@@ -186,11 +207,7 @@ impl Engine {
             return;
         }
         let before = std::mem::replace(&mut self.terms, Arc::clone(newest));
-        let same_store = match (&before.store, &self.terms.store) {
-            (Some(held), Some(wanted)) => Arc::ptr_eq(held, wanted),
-            _ => false,
-        };
-        if !same_store || self.reader.is_none() {
+        if !before.has_store_of(&self.terms) || self.reader.is_none() {
             self.reader = None; // let go of the old store before the new one is asked for a slot
             self.reader = open(&self.terms);
         }
@@ -238,7 +255,7 @@ impl Engine {
             Place::Found(block) => match block.entry((digits.tn() % NUMBERS_PER_BLOCK) as usize) {
                 Ok(entry) => entry,
                 Err(damaged) => {
-                    self.service.note_damaged(reader.state().serial, damaged.0);
+                    self.service.note_damaged(&self.terms, reader.state().serial, damaged.0);
                     return self.unreadable();
                 }
             },
@@ -300,3 +317,6 @@ impl Engine {
         self.unreadable.take()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -354,3 +354,6 @@ fn resolve_all<'e>(many: &npq::Many<'_>, engine: &'e Engine) -> Vec<Answer<'e>> 
     answers.extend(ahead.drain(..).map(|located| engine.answer(&located)));
     answers
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,7 @@ pub fn encode_npq(message: &[u8], rows: Vec<AnswerRow>, bytes_max: usize) -> PyR
     let mut answers = Vec::new();
     for (row, route) in rows.iter().zip(&routes) {
         let &(tn, outcome, _, restricted, serial, age_seconds) = row;
-        let outcome = *OUTCOMES.get(outcome).ok_or_else(|| PyValueError::new_err("no such outcome"))?;
+        let outcome = *Outcome::ALL.get(outcome).ok_or_else(|| PyValueError::new_err("no such outcome"))?;
         answers.push(Answer { tn, outcome, route: route.as_ref(), restricted, serial, age_seconds });
     }
     let mut out = Vec::new();
@@ -143,15 +143,6 @@ pub fn encode_npq_error(id: Option<u32>, code: u8) -> Vec<u8> {
     npq::encode_error(id, code, &mut out);
     out
 }
-
-const OUTCOMES: [Outcome; 6] = [
-    Outcome::Ported,
-    Outcome::NotPorted,
-    Outcome::NotAllocated,
-    Outcome::NotPortable,
-    Outcome::Unavailable,
-    Outcome::Refused,
-];
 
 fn route((network_code, routing_number, operator): (String, Option<String>, String)) -> Route {
     Route { network_code, routing_number, operator, pdb_carrier_id: None, own: true }

@@ -10,6 +10,8 @@
 #![allow(unsafe_code)]
 
 mod calls;
+#[cfg(test)]
+pub mod made;
 mod places;
 mod transaction;
 

@@ -280,18 +280,19 @@ impl Transaction {
         }
     }
 
-    /// The value of a block, `length` bytes and no other number of them, in the map. database: always the same one.
+    /// The value of a block, expected to have `length` bytes, in the map.
     ///
     /// What has another length comes back as `get` gives it. In a state that was asked for the block before, this
-    /// costs one look at `places`.
+    /// costs one look at `places`, if all are asked in one database with one length.
     #[inline]
     pub fn get_block(&self, database: Database, block: u64, length: usize) -> Result<Option<&[u8]>, StoreError> {
         if self.open && self.raised && self.is_exact {
-            match self.places.get(block) {
+            match self.places.get(database, length, block) {
                 Some(0) => return Ok(None),
                 Some(address) => {
-                    // SAFETY: LMDB answered a get of this very state with that address and `length` bytes: `places`
-                    // is forgotten when another state or map is pinned, and not asked when the state is not certain.
+                    // SAFETY: LMDB answered a get of this block in this database, in this very state, with that
+                    // address and `length` bytes: `places` tells by all of them, is forgotten when another state or
+                    // map is pinned, and is not asked when the state is not certain.
                     // A commit's pages do not change while it is pinned, nor, since it was the newest one at each
                     // pin, in between. The borrow ends as that of `borrow` does.
                     return Ok(Some(unsafe { std::slice::from_raw_parts(address as *const u8, length) }));
@@ -302,8 +303,10 @@ impl Transaction {
         let found = self.get(database, &block.to_be_bytes())?;
         if self.is_exact {
             match found {
-                None => self.places.note(block, 0),
-                Some(value) if value.len() == length => self.places.note(block, value.as_ptr() as usize),
+                None => self.places.note(database, length, block, 0),
+                Some(value) if value.len() == length => {
+                    self.places.note(database, length, block, value.as_ptr() as usize)
+                }
                 Some(_) => {}
             }
         }

@@ -1,0 +1,218 @@
+//! Look-ups in small real stores; terms that change while batches go on.
+
+use super::*;
+use crate::access::Rule;
+use crate::plan::Head;
+use crate::store::lmdb::made::{Made, Row, block, damaged_block, range, route, state};
+
+const MAP_BYTES: usize = 1 << 24;
+const NOW: u64 = 1_800_000_000;
+const BLOCK: u64 = 886_912_345;
+
+fn head(digits: usize, prefix: &str, portable: bool) -> Head {
+    Head { digits, prefix: prefix.to_owned(), portable }
+}
+
+fn terms(store: Option<&Arc<Environment>>, stale_after: f64) -> Terms {
+    let sources = vec![([127, 0, 0, 0].into(), 8)];
+    let clients = Clients::new(vec![Rule { queries_per_second: 0, sources }]);
+    let heads = vec![head(12, "8869", true), head(6, "886110", false)];
+    Terms {
+        store: store.map(Arc::clone),
+        plan: Arc::new(Plan::new("886", "0", heads)),
+        stale_after,
+        usage: Arc::new(Usage::new(clients.len())),
+        clients: Arc::new(clients),
+    }
+}
+
+fn rows(serial: u64) -> Vec<Row> {
+    vec![
+        state(serial, 1, Some(NOW as u32 - 60)),
+        route(1, "1001", Some(101)),
+        route(2, "1002", None),
+        range("886912", 2),
+        range("4930", 1),
+        range("886955", 9),
+        block(BLOCK, &[(678, 1), (679, RESTRICTED), (680, 7)]),
+        damaged_block(BLOCK + 1, &[(0, 1)]),
+    ]
+}
+
+/// A folder with a store, the store for writing, and the store for reading.
+fn store(rows: &[Row]) -> (tempfile::TempDir, Made, Arc<Environment>) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Made::new(folder.path());
+    made.commit(rows);
+    let opened = Environment::open(folder.path(), MAP_BYTES).unwrap();
+    (folder, made, opened)
+}
+
+fn ask(engine: &Engine, dialled: &str) -> (Outcome, Option<String>, bool) {
+    let answer = engine.answer(&engine.locate(engine.digits(dialled.as_bytes())));
+    (answer.outcome, answer.route.map(|route| route.network_code.clone()), answer.restricted)
+}
+
+fn code(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[test]
+fn nothing_is_answered_from_no_store() {
+    let service = Service::new(terms(None, 0.0));
+    let mut engine = Engine::new(Arc::clone(&service));
+    engine.begin(NOW);
+    assert_eq!(ask(&engine, "886912345678"), (Outcome::Unavailable, None, false));
+    assert_eq!(ask(&engine, "no number"), (Outcome::Unavailable, None, false));
+    let refused = engine.refuse();
+    assert_eq!((refused.outcome, refused.serial, refused.age_seconds), (Outcome::Refused, 0, None));
+    engine.rest();
+    assert_eq!((engine.take_unreadable(), service.damaged_blocks(0)), (0, Vec::new()));
+}
+
+#[test]
+fn number_then_its_range_holder_then_not_allocated() {
+    let (_folder, _made, opened) = store(&rows(7));
+    let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+    engine.begin(NOW);
+    for (dialled, expected) in [
+        ("886912345678", (Outcome::Ported, code("1001"), false)),
+        ("0912345678", (Outcome::Ported, code("1001"), false)),
+        ("+886912345679", (Outcome::NotPorted, code("1002"), true)),
+        ("886912999999", (Outcome::NotPorted, code("1002"), false)), // no block at all
+        ("886931000000", (Outcome::NotAllocated, None, false)),
+        ("886110", (Outcome::NotPortable, None, false)),
+        ("88691234567", (Outcome::NotPortable, None, false)), // a wrong length
+        ("493012345", (Outcome::NotPorted, code("1001"), false)), // another country's, and held
+        ("44201234567", (Outcome::NotPortable, None, false)),
+        ("", (Outcome::NotPortable, None, false)),
+    ] {
+        assert_eq!(ask(&engine, dialled), expected, "{dialled}");
+    }
+    let answer = engine.answer(&engine.locate(engine.digits(b"0912345678")));
+    assert_eq!((answer.tn, answer.serial, answer.age_seconds), (Some(886_912_345_678), 7, Some(60)));
+    assert_eq!(engine.take_unreadable(), 0);
+}
+
+#[test]
+fn damaged_block_and_missing_routes_are_unavailable_and_counted_once() {
+    let (_folder, _made, opened) = store(&rows(7));
+    let service = Service::new(terms(Some(&opened), 0.0));
+    let mut engine = Engine::new(Arc::clone(&service));
+    engine.begin(NOW);
+    for dialled in ["886912346000", "886912345680", "886955000000"] {
+        assert_eq!(ask(&engine, dialled), (Outcome::Unavailable, None, false), "{dialled}");
+    }
+    assert_eq!((engine.take_unreadable(), engine.take_unreadable()), (3, 0));
+    assert_eq!((service.damaged_blocks(7), service.damaged_blocks(8)), (vec![BLOCK + 1], Vec::new()));
+}
+
+#[test]
+fn damage_of_a_store_is_forgotten_when_a_restored_one_of_the_same_serial_takes_its_place() {
+    let (_old_folder, _old_made, old) = store(&rows(7));
+    let mut restored_rows = rows(7);
+    restored_rows.pop();
+    let (_folder, _made, restored) = store(&restored_rows);
+    let service = Service::new(terms(Some(&old), 0.0));
+    let (mut engine, mut late) = (Engine::new(Arc::clone(&service)), Engine::new(Arc::clone(&service)));
+    engine.begin(NOW);
+    late.begin(NOW);
+    ask(&engine, "886912346000");
+    service.use_terms(terms(Some(&old), 5.0));
+    assert_eq!(service.damaged_blocks(7), [BLOCK + 1], "the same store under other terms");
+    service.use_terms(terms(Some(&restored), 0.0));
+    assert_eq!(service.damaged_blocks(7), []);
+    ask(&late, "886912346000"); // its batch began before
+    assert_eq!(service.damaged_blocks(7), []);
+    engine.begin(NOW);
+    assert_eq!(ask(&engine, "886912346000"), (Outcome::NotPorted, code("1002"), false));
+}
+
+#[test]
+fn batch_keeps_its_state_and_the_next_one_has_the_newest() {
+    let (_folder, made, opened) = store(&rows(7));
+    let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+    for serial in 8..40 {
+        engine.begin(NOW);
+        let before = ask(&engine, "886912345678");
+        assert_eq!(engine.refuse().serial, serial - 1);
+        // Each commit moves the block to another page; pages are used again as soon as no reader holds them.
+        let entry = 1 + (serial as u16) % 2;
+        let commit = [state(serial.into(), 1, Some(NOW as u32)), block(BLOCK, &[(678, entry)])];
+        made.commit(&commit);
+        assert_eq!(ask(&engine, "886912345678"), before);
+        if serial % 3 == 0 {
+            engine.rest();
+        }
+        engine.begin(NOW);
+        let expected = if entry == 1 { "1001" } else { "1002" };
+        assert_eq!(ask(&engine, "886912345678"), (Outcome::Ported, code(expected), false), "serial {serial}");
+        assert_eq!(ask(&engine, "886912345678").1, code(expected), "its place is remembered");
+    }
+}
+
+#[test]
+fn engine_that_is_asked_nothing_holds_no_state() {
+    let (_folder, made, opened) = store(&rows(7));
+    let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+    assert_eq!(made.pinned(), 0);
+    engine.begin(NOW);
+    assert_eq!(made.pinned(), 1);
+    engine.rest();
+    assert_eq!(made.pinned(), 0);
+}
+
+#[test]
+fn store_that_is_no_longer_served_is_let_go_at_rest_and_at_begin() {
+    let (_old_folder, _old_made, old) = store(&rows(7));
+    let (_folder, _made, new) = store(&rows(9));
+    let service = Service::new(terms(Some(&old), 0.0));
+    let mut engines = [Engine::new(Arc::clone(&service)), Engine::new(Arc::clone(&service))];
+    engines.iter_mut().for_each(|engine| engine.begin(NOW));
+    service.use_terms(terms(Some(&new), 0.0));
+    assert!(Arc::strong_count(&old) > 1);
+    engines[0].rest();
+    engines[1].begin(NOW);
+    assert_eq!((Arc::strong_count(&old), engines[1].refuse().serial), (1, 9));
+    service.use_terms(terms(None, 0.0));
+    engines.iter_mut().for_each(Engine::rest);
+    assert_eq!(Arc::strong_count(&new), 1);
+    engines[0].begin(NOW);
+    assert_eq!(ask(&engines[0], "886912345678").0, Outcome::Unavailable);
+}
+
+#[test]
+fn data_that_is_too_old_is_not_answered_from() {
+    let (_folder, made, opened) = store(&[state(1, 0, None)]);
+    let service = Service::new(terms(Some(&opened), 60.0));
+    let mut engine = Engine::new(Arc::clone(&service));
+    engine.begin(NOW);
+    assert_eq!((ask(&engine, "886912345678").0, engine.refuse().age_seconds), (Outcome::Unavailable, None));
+    made.commit(&rows(2));
+    engine.begin(NOW);
+    assert_eq!((ask(&engine, "886912345678").0, engine.refuse().age_seconds), (Outcome::Ported, Some(60)));
+    engine.begin(NOW + 1);
+    assert_eq!((ask(&engine, "886912345678").0, engine.refuse().age_seconds), (Outcome::Unavailable, Some(61)));
+    engine.begin(NOW - 100); // a clock that was set back
+    assert_eq!((ask(&engine, "886912345678").0, engine.refuse().age_seconds), (Outcome::Ported, Some(0)));
+    service.use_terms(terms(Some(&opened), 0.0));
+    engine.begin(NOW + 1_000_000);
+    assert_eq!(ask(&engine, "886912345678").0, Outcome::Ported);
+}
+
+#[test]
+fn damaged_state_is_unavailable_until_a_commit_mends_it() {
+    let (_folder, made, opened) = store(&rows(7));
+    let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+    let (name, key, mut value) = state(8, 1, Some(NOW as u32));
+    value[1] ^= 1;
+    made.commit(&[(name, key, value)]);
+    for _ in 0..2 {
+        engine.begin(NOW);
+        assert_eq!(ask(&engine, "886912345678"), (Outcome::Unavailable, None, false));
+        assert_eq!(made.pinned(), 0, "what cannot be read is not held");
+    }
+    made.commit(&[state(9, 1, Some(NOW as u32))]);
+    engine.begin(NOW);
+    assert_eq!((ask(&engine, "886912345678").0, engine.refuse().serial), (Outcome::Ported, 9));
+}
