@@ -234,7 +234,7 @@ impl Engine {
             (Some(reader), Some(number)) if self.usable => match reader.block(number.tn() / NUMBERS_PER_BLOCK) {
                 Ok(None) => Place::Absent,
                 Ok(Some(block)) => {
-                    block.prefetch();
+                    block.prefetch((number.tn() % NUMBERS_PER_BLOCK) as usize);
                     Place::Found(block)
                 }
                 Err(_) => Place::Unreadable,

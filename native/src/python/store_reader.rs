@@ -43,8 +43,9 @@ impl PyReader {
         let reader = self.reader();
         let block = reader.block(tn / NUMBERS_PER_BLOCK).map_err(|error| store_error(py, &error))?;
         let Some(block) = block else { return Ok(Some(0)) };
-        block.prefetch();
-        Ok(block.entry(usize::try_from(tn % NUMBERS_PER_BLOCK)?).ok())
+        let offset = usize::try_from(tn % NUMBERS_PER_BLOCK)?;
+        block.prefetch(offset);
+        Ok(block.entry(offset).ok())
     }
 
     fn route(&self, id: u16) -> Option<Row> {

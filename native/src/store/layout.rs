@@ -17,6 +17,8 @@ pub const META_FORMAT: &[u8] = b"format";
 pub const META_STATE: &[u8] = b"state";
 /// Numbers in a block.
 pub const NUMBERS_PER_BLOCK: usize = 1000;
+/// Numbers in the part of a block that a later look-up checks: two lines of the cache.
+pub const ENTRIES_PER_PART: usize = 64;
 /// Bytes of a block that its checksum covers: entries and content digest.
 pub const CHECKED_BYTES: usize = 2 * NUMBERS_PER_BLOCK + 8;
 /// Bytes of a block.
@@ -55,10 +57,27 @@ pub fn entry(block: u64, value: &[u8], offset: usize) -> Result<u16, Damaged> {
     if offset >= NUMBERS_PER_BLOCK || !block_is_sound(block, value) {
         return Err(Damaged(block));
     }
-    match value.get(2 * offset..).and_then(|from| from.first_chunk::<2>()) {
-        Some(entry) => Ok(u16::from_le_bytes(*entry)),
-        None => Err(Damaged(block)),
-    }
+    read_entry(value, offset).ok_or(Damaged(block))
+}
+
+/// The same of a value that was checked already.
+#[inline]
+pub fn read_entry(value: &[u8], offset: usize) -> Option<u16> {
+    value.get(2 * offset..)?.first_chunk::<2>().map(|entry| u16::from_le_bytes(*entry))
+}
+
+/// The bytes of one part of a block's entries: 64 of them, fewer in the last part.
+#[inline]
+pub fn part_bytes(value: &[u8], part: usize) -> &[u8] {
+    const PART_BYTES: usize = 2 * ENTRIES_PER_PART;
+    let end = (PART_BYTES * (part + 1)).min(2 * NUMBERS_PER_BLOCK).min(value.len());
+    value.get(PART_BYTES * part..end).unwrap_or_default()
+}
+
+/// A sum of one part, keyed by the block; never 0. Of this process alone: it is not in the store.
+#[inline]
+pub fn part_sum(block: u64, value: &[u8], part: usize) -> u32 {
+    (checksum(part_bytes(value, part), block) as u32).max(1)
 }
 
 /// The number of a block from its key.

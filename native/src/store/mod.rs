@@ -6,6 +6,7 @@
 pub mod layout;
 pub mod lmdb;
 mod reader;
+mod sums;
 
 use std::ffi::CStr;
 use std::fmt;

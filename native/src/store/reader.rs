@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::layout::{self, BLOCK_BYTES, Damaged, State, Tables};
+use super::layout::{self, BLOCK_BYTES, Damaged, ENTRIES_PER_PART, NUMBERS_PER_BLOCK, State, Tables};
 use super::lmdb::{self, Step, Transaction};
+use super::sums::Sums;
 use super::{BLOCKS, DATABASES, Environment, META, RANGES, ROUTES, StoreError};
 
 /// Blocks or other records between two looks at whether the map is to be replaced.
@@ -36,6 +37,8 @@ pub struct Reader {
     version: Option<usize>,
     state: State,
     tables: Arc<Tables>,
+    /// Of the blocks of this commit.
+    sums: Sums,
 }
 
 impl Reader {
@@ -43,8 +46,14 @@ impl Reader {
     pub fn new(environment: Arc<Environment>) -> Result<Reader, StoreError> {
         let begun = Transaction::begin(Arc::clone(&environment.handle));
         let transaction = begun.map_err(|error| error.about(environment.path(), "", ""))?;
-        let mut reader =
-            Reader { environment, transaction, version: None, state: State::default(), tables: Arc::default() };
+        let mut reader = Reader {
+            environment,
+            transaction,
+            version: None,
+            state: State::default(),
+            tables: Arc::default(),
+            sums: Sums::new(),
+        };
         reader.load()?;
         Ok(reader)
     }
@@ -81,7 +90,7 @@ impl Reader {
     #[inline]
     pub fn block(&self, block: u64) -> Result<Option<Block<'_>>, StoreError> {
         match self.transaction.get_block(self.environment.databases[BLOCKS], block, BLOCK_BYTES) {
-            Ok(value) => Ok(value.map(|value| Block { number: block, value })),
+            Ok(value) => Ok(value.map(|value| Block { number: block, value, sums: &self.sums })),
             Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
         }
     }
@@ -94,6 +103,7 @@ impl Reader {
 
     #[cold]
     fn load(&mut self) -> Result<(), StoreError> {
+        self.sums.forget();
         let loaded = self.load_state();
         if let Err(error) = loaded {
             self.version = None;
@@ -146,23 +156,40 @@ impl Reader {
 }
 
 /// A thousand numbers' entries, in the map until the next pin.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Block<'r> {
     number: u64,
     value: &'r [u8],
+    sums: &'r Sums,
 }
 
 impl Block<'_> {
-    /// Ask for its cache lines, so that they arrive while other blocks are looked for.
+    /// Ask for the lines of the cache that `entry` will read, so that they arrive while other blocks are looked for.
     #[inline]
-    pub fn prefetch(&self) {
-        lmdb::prefetch(self.value.get(..BLOCK_BYTES).unwrap_or_default());
+    pub fn prefetch(&self, offset: usize) {
+        let part = offset / ENTRIES_PER_PART;
+        let is_known = self.sums.known(self.number, part).is_some();
+        let whole = self.value.get(..BLOCK_BYTES).unwrap_or_default();
+        lmdb::prefetch(if is_known { layout::part_bytes(self.value, part) } else { whole });
     }
 
     /// The entry of the number `offset` in it; fails when its bytes are not those that were written under its number.
+    ///
+    /// The whole block is checked when a part of it is asked for the first time in a state, then that part alone.
     #[inline]
     pub fn entry(&self, offset: usize) -> Result<u16, Damaged> {
-        layout::entry(self.number, self.value, offset)
+        let part = offset / ENTRIES_PER_PART;
+        let is_sound = self.sums.holds(self.number, part, self.value).unwrap_or_else(|| {
+            let is_sound = layout::block_is_sound(self.number, self.value);
+            if is_sound {
+                self.sums.note(self.number, part, self.value);
+            }
+            is_sound
+        });
+        if !is_sound || offset >= NUMBERS_PER_BLOCK {
+            return Err(Damaged(self.number));
+        }
+        layout::read_entry(self.value, offset).ok_or(Damaged(self.number))
     }
 }
 
