@@ -605,3 +605,38 @@ def test_address_in_use_is_told_at_start(loaded: Workbench) -> None:
     assert result.returncode == 3
     assert f"tcp://127.0.0.1:{port}" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+async def test_stopping_waits_for_a_reload_that_has_begun(loaded: Workbench) -> None:
+    first, second = free_port(), free_port()
+    clients = '[[client]]\nname = "a"\nsources = ["127.0.0.1/32"]\n'
+    async with serve(loaded.config(clients, f'npq = ["udp://127.0.0.1:{first}"]')) as served:
+        daemon = served.daemon
+        loaded.config(clients, f'npq = ["udp://127.0.0.1:{second}", "tcp://127.0.0.1:{second}"]')
+        reloading = asyncio.create_task(daemon.reload())
+        await asyncio.sleep(0)  # it has begun
+        await daemon.close()
+        assert await reloading
+        assert not await daemon.reload()  # too late
+        assert not daemon.listeners
+    for port in (first, second):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", port))
+
+
+async def test_listener_that_cannot_be_had_at_a_reload_changes_nothing(loaded: Workbench) -> None:
+    taken, free = free_port(), free_port()
+    clients = '[[client]]\nname = "a"\nsources = ["127.0.0.1/32"]\n'
+    listen = f'npq = ["udp://127.0.0.1:{free_port()}"]'
+    async with serve(loaded.config(clients, listen)) as served:
+        before = dict(served.daemon.listeners)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", taken))
+            loaded.config(clients, f'npq = ["udp://127.0.0.1:{free}", "udp://127.0.0.1:{taken}"]')
+            assert not await served.daemon.reload()
+        assert served.daemon.listeners == before
+        assert served.daemon.metrics.reloads == {"applied": 0, "rejected": 1}
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", free))  # what was opened before is closed again
+        answer = await ask_udp(served.port("npq", "udp"), npq.encode_query(1, "886912345678"))
+        assert answer is not None

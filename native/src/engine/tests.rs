@@ -48,13 +48,10 @@ fn store(rows: &[Row]) -> (tempfile::TempDir, Made, Arc<Environment>) {
     (folder, made, opened)
 }
 
-fn ask(engine: &Engine, dialled: &str) -> (Outcome, Option<String>, bool) {
+/// Outcome, network code, whether restricted.
+fn ask<'e>(engine: &'e Engine, dialled: &str) -> (Outcome, Option<&'e str>, bool) {
     let answer = engine.answer(&engine.locate(engine.digits(dialled.as_bytes())));
-    (answer.outcome, answer.route.map(|route| route.network_code.clone()), answer.restricted)
-}
-
-fn code(text: &str) -> Option<String> {
-    Some(text.to_owned())
+    (answer.outcome, answer.route.map(|route| route.network_code.as_str()), answer.restricted)
 }
 
 #[test]
@@ -76,14 +73,14 @@ fn number_then_its_range_holder_then_not_allocated() {
     let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
     engine.begin(NOW);
     for (dialled, expected) in [
-        ("886912345678", (Outcome::Ported, code("1001"), false)),
-        ("0912345678", (Outcome::Ported, code("1001"), false)),
-        ("+886912345679", (Outcome::NotPorted, code("1002"), true)),
-        ("886912999999", (Outcome::NotPorted, code("1002"), false)), // no block at all
+        ("886912345678", (Outcome::Ported, Some("1001"), false)),
+        ("0912345678", (Outcome::Ported, Some("1001"), false)),
+        ("+886912345679", (Outcome::NotPorted, Some("1002"), true)),
+        ("886912999999", (Outcome::NotPorted, Some("1002"), false)), // no block at all
         ("886931000000", (Outcome::NotAllocated, None, false)),
         ("886110", (Outcome::NotPortable, None, false)),
         ("88691234567", (Outcome::NotPortable, None, false)), // a wrong length
-        ("493012345", (Outcome::NotPorted, code("1001"), false)), // another country's, and held
+        ("493012345", (Outcome::NotPorted, Some("1001"), false)), // another country's, and held
         ("44201234567", (Outcome::NotPortable, None, false)),
         ("", (Outcome::NotPortable, None, false)),
     ] {
@@ -121,11 +118,11 @@ fn damage_of_a_store_is_forgotten_when_a_restored_one_of_the_same_serial_takes_i
     service.use_terms(terms(Some(&old), 5.0));
     assert_eq!(service.damaged_blocks(7), [BLOCK + 1], "the same store under other terms");
     service.use_terms(terms(Some(&restored), 0.0));
-    assert_eq!(service.damaged_blocks(7), []);
+    assert!(service.damaged_blocks(7).is_empty());
     ask(&late, "886912346000"); // its batch began before
-    assert_eq!(service.damaged_blocks(7), []);
+    assert!(service.damaged_blocks(7).is_empty());
     engine.begin(NOW);
-    assert_eq!(ask(&engine, "886912346000"), (Outcome::NotPorted, code("1002"), false));
+    assert_eq!(ask(&engine, "886912346000"), (Outcome::NotPorted, Some("1002"), false));
 }
 
 #[test]
@@ -146,8 +143,8 @@ fn batch_keeps_its_state_and_the_next_one_has_the_newest() {
         }
         engine.begin(NOW);
         let expected = if entry == 1 { "1001" } else { "1002" };
-        assert_eq!(ask(&engine, "886912345678"), (Outcome::Ported, code(expected), false), "serial {serial}");
-        assert_eq!(ask(&engine, "886912345678").1, code(expected), "its place is remembered");
+        assert_eq!(ask(&engine, "886912345678"), (Outcome::Ported, Some(expected), false), "serial {serial}");
+        assert_eq!(ask(&engine, "886912345678").1, Some(expected), "its place is remembered");
     }
 }
 
@@ -168,7 +165,9 @@ fn store_that_is_no_longer_served_is_let_go_at_rest_and_at_begin() {
     let (_folder, _made, new) = store(&rows(9));
     let service = Service::new(terms(Some(&old), 0.0));
     let mut engines = [Engine::new(Arc::clone(&service)), Engine::new(Arc::clone(&service))];
-    engines.iter_mut().for_each(|engine| engine.begin(NOW));
+    for engine in &mut engines {
+        engine.begin(NOW);
+    }
     service.use_terms(terms(Some(&new), 0.0));
     assert!(Arc::strong_count(&old) > 1);
     engines[0].rest();

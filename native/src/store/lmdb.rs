@@ -11,7 +11,7 @@
 
 mod calls;
 #[cfg(test)]
-pub mod made;
+pub(crate) mod made;
 mod places;
 mod transaction;
 

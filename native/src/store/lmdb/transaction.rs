@@ -305,7 +305,7 @@ impl Transaction {
             match found {
                 None => self.places.note(database, length, block, 0),
                 Some(value) if value.len() == length => {
-                    self.places.note(database, length, block, value.as_ptr() as usize)
+                    self.places.note(database, length, block, value.as_ptr() as usize);
                 }
                 Some(_) => {}
             }
