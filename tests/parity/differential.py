@@ -30,7 +30,7 @@ from lookupd.fastpath.batch import NpqResponder, PdbResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
-from lookupd.observe.counters import RATE, QueryCounters
+from lookupd.observe.counters import QueryCounters
 from lookupd.store.reader import Reader
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
@@ -110,9 +110,9 @@ class Both:
                 answer_bytes_max=scenario.answer_bytes_max,
                 tells_errors=scenario.tells_errors,
             )
-        clients = _native.Clients([(one.queries_per_second, list(one.sources)) for one in (NOBODY, settings)])
+        self.clients = _native.Clients([(one.queries_per_second, list(one.sources)) for one in (NOBODY, settings)])
         store = stores[scenario.store] if scenario.store is not None else None
-        self.service = _native.Service(store, native_plan(plan), scenario.stale_after, clients)
+        self.service = _native.Service(store, native_plan(plan), scenario.stale_after, self.clients)
         self.native = _native.Responder(
             self.service,
             scenario.dialect,
@@ -138,7 +138,6 @@ class Both:
         """What each has counted."""
         ours, theirs, reader = self.counters, self.native.counts(), self.engine.reader
         dialect = ("npq", "pdb").index(ours.dialect)
-        usage = [*ours.answered, ours.refused[RATE], sum(ours.dropped)]
         return (
             {
                 "received": ours.received,
@@ -148,7 +147,7 @@ class Both:
                 "dropped": ours.dropped,
                 "unreadable": self.engine.unreadable_total,
                 "damaged": sorted(reader.damaged) if reader is not None else [],
-                "usage": usage,
+                "usage": self.client.usage[ours.dialect],
                 "balance": 0,
             },
             {
@@ -159,7 +158,7 @@ class Both:
                 "dropped": theirs.dropped,
                 "unreadable": theirs.unreadable,
                 "damaged": sorted(self.service.damaged_blocks(reader.state.serial)) if reader is not None else [],
-                "usage": self.service.usage()[1][dialect],
+                "usage": self.clients.usage()[1][dialect],
                 "balance": theirs.received - sum(theirs.answered) - sum(theirs.refused) - sum(theirs.dropped),
             },
         )
