@@ -9,8 +9,8 @@ use std::cell::Cell;
 
 use super::layout::part_sum;
 
-/// Blocks whose parts are remembered; neighbours never push each other out.
-const BLOCKS: usize = 1 << 17;
+/// Blocks whose parts are remembered, as many as `places` has.
+const BLOCKS: usize = 1 << 18;
 /// Parts of a block: 64 entries, two lines of the cache, each.
 pub const PARTS: usize = 16;
 const BLOCK_BITS: u32 = 40;
@@ -31,7 +31,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Nothing is known. Its memory, nine megabytes, is touched only as far as blocks are looked up.
+    /// Nothing is known. Its memory is eighteen megabytes.
     pub fn new() -> Sums {
         Sums {
             owners: vec![Cell::new(0); BLOCKS].into_boxed_slice(),

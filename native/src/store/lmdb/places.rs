@@ -7,8 +7,8 @@ use std::cell::{Cell, OnceCell};
 
 use super::Database;
 
-/// Blocks whose place is remembered: more than a country's mobile range has. Neighbours never push each other out.
-const PLACES: usize = 1 << 17;
+/// Blocks whose place is remembered: more than 100 million numbers have. Neighbours never push each other out.
+const PLACES: usize = 1 << 18;
 const EPOCH_BITS: u32 = 16;
 const EPOCHS: u64 = 1 << EPOCH_BITS;
 
@@ -22,7 +22,7 @@ struct Place {
 
 /// The places of one state; forgotten as a whole when another state is pinned.
 pub struct Places {
-    /// Made with the first note: most transactions look up no block, and two megabytes are not for nothing.
+    /// Made with the first note: most transactions look up no block, and four megabytes are not for nothing.
     table: OnceCell<Table>,
     /// 1 and more.
     epoch: u64,
