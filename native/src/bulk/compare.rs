@@ -2,7 +2,7 @@
 //!
 //! Of a block that differs, is damaged or missing nothing is said but that: Python finds out in `store/bulk.py`.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use crate::store::layout::checksum;
 
 use super::pack::{BLOCK_BYTES, DETAIL_BYTES, ENTRIES_BYTES, Numbers, ROUTE_MASK, THOUSAND, Unfit, block_starts};
 
@@ -97,8 +97,8 @@ fn same(block: u64, wanted: &Numbers, value: &[u8], records: &[u8]) -> Option<u6
 
 /// What the checksum at a value's end stands for, if it fits.
 fn checked(block: u64, value: &[u8]) -> Option<&[u8]> {
-    let (data, checksum) = value.split_last_chunk::<CHECKSUM_BYTES>()?;
-    (xxh3_64_with_seed(data, block) == u64::from_le_bytes(*checksum)).then_some(data)
+    let (data, stored) = value.split_last_chunk::<CHECKSUM_BYTES>()?;
+    (checksum(data, block) == u64::from_le_bytes(*stored)).then_some(data)
 }
 
 fn route_of(entry: &[u8]) -> u16 {

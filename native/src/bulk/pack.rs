@@ -1,18 +1,14 @@
 //! Numbers to the values of `blocks` and `details`, as `lookupd/store/schema.py` lays them out.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+pub use crate::store::ROUTE_MASK;
+use crate::store::layout::checksum;
+pub use crate::store::layout::{BLOCK_BYTES, NUMBERS_PER_BLOCK};
 
-/// Numbers in a block.
-pub const NUMBERS_PER_BLOCK: usize = 1000;
 /// Bytes of a block's entries.
 pub const ENTRIES_BYTES: usize = 2 * NUMBERS_PER_BLOCK;
-/// Bytes of a block's value: entries, content digest, checksum.
-pub const BLOCK_BYTES: usize = ENTRIES_BYTES + 16;
 /// Bytes of one number's record in a details value.
 pub const DETAIL_BYTES: usize = 16;
 
-/// The route in a block's entry.
-pub const ROUTE_MASK: u16 = 0x7FFF;
 const TN_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Numbers in a block, as a divisor.
 pub const THOUSAND: u64 = NUMBERS_PER_BLOCK as u64;
@@ -154,7 +150,7 @@ fn put_block(values: &mut Vec<u8>, block: u64, entries: &[u8], content: u64) {
 
 /// Put the checksum of everything from `start` on, keyed by the block's number, behind it.
 fn seal(values: &mut Vec<u8>, start: usize, block: u64) {
-    let checksum = xxh3_64_with_seed(values.get(start..).unwrap_or_default(), block);
+    let checksum = checksum(values.get(start..).unwrap_or_default(), block);
     values.extend_from_slice(&checksum.to_le_bytes());
 }
 
@@ -172,7 +168,7 @@ mod tests {
         assert_eq!(packed.details_ends, [40, 64]);
         let block = &packed.block_values[..BLOCK_BYTES];
         assert_eq!((block[0], block[1998], block[1999]), (1, 2, 0));
-        assert_eq!(block[BLOCK_BYTES - 8..], xxh3_64_with_seed(&block[..BLOCK_BYTES - 8], 10).to_le_bytes());
+        assert_eq!(block[BLOCK_BYTES - 8..], checksum(&block[..BLOCK_BYTES - 8], 10).to_le_bytes());
         assert_eq!(packed.details_values[16..32], [0xE7, 3, 1, 0, 7, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     }
 
