@@ -176,20 +176,32 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
 
 @every_example
 @pytest.mark.usefixtures("each_engine")
-async def test_example_is_answered_by_a_running_daemon(workbench: Workbench, example: Example) -> None:
-    if example.state != "unavailable":
-        workbench.load_tables()
-        await asyncio.sleep(1 - time.time() % 1)  # a whole second lies ahead, in which the data's age does not grow
-        workbench.snapshot(now=int(time.time()) - AGE_SECONDS)
+async def test_example_is_answered_by_a_running_daemon(tmp_path: Path, example: Example) -> None:
+    for attempt in range(10):
+        workbench = Workbench(tmp_path / str(attempt))
+        workbench.folder.mkdir()
+        asked_in = int(time.time())
+        if example.state != "unavailable":
+            workbench.load_tables()
+            workbench.snapshot(now=asked_in - AGE_SECONDS)
+        found = await ask_daemon(workbench, example)
+        if int(time.time()) == asked_in:  # the data's age did not grow meanwhile
+            assert found == example.received
+            return
+    pytest.fail("the machine is too slow to load and ask within a second")
+
+
+async def ask_daemon(workbench: Workbench, example: Example) -> bytes | None:
+    """What a client of a fresh daemon gets; over TCP the whole stream."""
     async with serve(workbench.config(SLOW_CLIENT if example.state == "refused" else "")) as served:
         port = served.port("npq", example.transport)
         if example.state == "refused":
             await asyncio.to_thread(use_up_the_rate, served.port("npq", "udp"))
         if example.transport == "tcp":
-            assert await asyncio.to_thread(tcp_exchange, port, example.sent) == example.received
-        else:
-            replies = await asyncio.to_thread(udp_exchange, port, example.sent)
-            assert replies == ([] if example.received is None else [example.received])
+            return await asyncio.to_thread(tcp_exchange, port, example.sent)
+        replies = await asyncio.to_thread(udp_exchange, port, example.sent)
+        assert len(replies) <= 1
+        return replies[0] if replies else None
 
 
 def use_up_the_rate(port: int) -> None:
