@@ -1,6 +1,6 @@
 """The native engine. Built from `native/`; missing where Rust was at install time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypedDict, final
 
@@ -115,14 +115,47 @@ class Plan:
     def portable(self, digits: bytes) -> bool | None:
         """Whether a number of its kind can be ported; None if it has no kind. digits: as `digits` gave them."""
 
+    def continues(self, digits: bytes) -> bool:
+        """Whether a longer number that can be ported may begin with these digits; see `numbering.Plan.continues`."""
+
     def covers(self, digits: bytes) -> bool:
         """Whether the number starts with the country code. digits: as `digits` gave them."""
+
+class EnumProfile:
+    """How a client is answered by ENUM; shared with the workers."""
+
+    def __new__(cls) -> EnumProfile: ...
+
+class SipProfile:
+    """How a client is answered by SIP; shared with the workers."""
+
+    def __new__(cls) -> SipProfile: ...
+
+class ClientRule(Protocol):
+    """One entry of the clients list."""
+
+    @property
+    def queries_per_second(self) -> int:
+        """0 = no limit."""
+
+    @property
+    def queries_per_prefix(self) -> int:
+        """Over UDP, from the addresses of one prefix; 0 = no limit."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Networks."""
+
+    @property
+    def enum_profile(self) -> EnumProfile: ...
+    @property
+    def sip_profile(self) -> SipProfile: ...
 
 class Clients:
     """The clients list with its buckets; shared with the workers."""
 
-    def __new__(cls, rules: list[tuple[int, list[str]]]) -> Clients:
-        """rules: queries a second (0 = no limit) and networks. Raises ValueError for what is no network."""
+    def __new__(cls, rules: Sequence[ClientRule]) -> Clients:
+        """Raises ValueError for what is no network."""
 
     def __len__(self) -> int:
         """How many clients."""
@@ -133,8 +166,8 @@ class Clients:
     def find(self, host: str) -> int | None:
         """Which client asks from this address; None if it is on no list. Raises ValueError for no address."""
 
-    def take(self, client: int, queries: int, now_ns: int) -> bool:
-        """See `access.Bucket`. Raises IndexError for no such client."""
+    def take(self, client: int, queries: int, now_ns: int, host: str | None = None) -> bool:
+        """See `access.Client`. Raises IndexError for no such client."""
 
 def decode_npq(
     message: bytes,
@@ -183,6 +216,7 @@ class Counts:
 
     received: int
     odd: int
+    other: int
     unreadable: int
     answered: list[int]
     refused: list[int]
@@ -235,10 +269,10 @@ class Responder:
     def rest(self) -> None:
         """Hold no state until the next `begin`."""
 
-    def respond(self, message: bytes, client: int, now_ns: int) -> bytes | None:
-        """The reply to one message, None for silence. client: its place in the clients list."""
+    def respond(self, message: bytes, client: int, now_ns: int, host: str, port: int) -> bytes | None:
+        """The reply to one message, None for silence. client: its place in the clients list. host, port: whence."""
 
-    def respond_many(self, messages: list[bytes], client: int, now_ns: int) -> list[bytes | None]:
+    def respond_many(self, messages: list[bytes], client: int, now_ns: int, host: str, port: int) -> list[bytes | None]:
         """The replies to many messages of one client."""
 
     def counts(self) -> Counts:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from lookupd.config import ClientSettings
-from lookupd.limits import SOURCES_CACHED_MAX
+from lookupd.limits import PREFIX_BITS_V4, PREFIX_BITS_V6, PREFIX_SLOTS, SOURCES_CACHED_MAX
 from lookupd.observe.counters import DIALECTS, USAGE_RESULTS, Usage
 
 SECOND_NS: Final = 1_000_000_000
@@ -43,6 +43,40 @@ class Bucket:
         return True
 
 
+class Prefixes:
+    """Allowances of address prefixes, in a table of fixed size: forged sources cannot make it grow.
+
+    Prefixes that fall into one slot share an allowance. The native engine's table has the same rule and slots.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, Bucket] = {}
+
+    def take(self, client: int, host: str, queries_per_second: int, now_ns: int) -> bool:
+        """Whether one more query of this client, from the prefix of this address, is within its allowance."""
+        at = slot(client, host)
+        bucket = self._buckets.get(at)
+        if bucket is None:
+            bucket = self._buckets[at] = Bucket(queries_per_second)
+        return bucket.take(1, now_ns)
+
+
+def slot(client: int, host: str) -> int:
+    """Where a client's allowance for the prefix of an address lies. host: as sockets tell it."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.version == 4:
+        prefix = int(address) >> (32 - PREFIX_BITS_V4) | 1 << 63
+    else:
+        prefix = int(address) >> (128 - PREFIX_BITS_V6)
+    mixed = (prefix + client * _CLIENT_STEP) * _SPREAD & _MASK_64
+    return mixed >> 64 - (PREFIX_SLOTS - 1).bit_length()
+
+
+_MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
+_SPREAD, _CLIENT_STEP = 0x9E37_79B9_7F4A_7C15, 0xBF58_476D_1CE4_E5B9
+"""Odd numbers of 64 bits without a pattern: a multiplication by them spreads what differs little."""
+
+
 class TakesQueries(Protocol):
     """A bucket, of here or of the native engine."""
 
@@ -54,21 +88,46 @@ class TakesQueries(Protocol):
 class Client:
     """One entry of the clients list, with its allowance. at: its place there. usage: its queries, by dialect."""
 
-    __slots__ = ("_bucket", "account", "at", "name", "peer", "queries_per_second", "usage")
+    __slots__ = (
+        "_bucket", "_prefixes", "account", "at", "enum", "is_limited", "name", "peer", "queries_per_prefix",
+        "queries_per_second", "sip", "usage",
+    )  # fmt: skip
 
-    def __init__(self, settings: ClientSettings, bucket: TakesQueries | None = None, at: int = 0) -> None:
-        """bucket: of queries_per_second, shared with whoever else answers this client; None = one of its own."""
+    def __init__(
+        self,
+        settings: ClientSettings,
+        bucket: TakesQueries | None = None,
+        at: int = 0,
+        prefixes: Prefixes | None = None,
+    ) -> None:
+        """bucket: of queries_per_second, shared with whoever else answers this client; None = one of its own.
+        prefixes: shared by the clients of a list."""
         self.name = settings.name
         self.account = settings.account
         self.peer = settings.peer
         self.at = at
         self.queries_per_second = settings.queries_per_second
+        self.queries_per_prefix = settings.queries_per_prefix
+        self.is_limited = bool(settings.queries_per_second or settings.queries_per_prefix)
+        self.enum = settings.enum
+        self.sip = settings.sip
         self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in DIALECTS}
         self._bucket = Bucket(settings.queries_per_second) if bucket is None else bucket
+        self._prefixes = prefixes or Prefixes()
 
-    def take(self, queries: int, now_ns: int) -> bool:
-        """See Bucket; without a rate everything is within it."""
+    def take(self, queries: int, now_ns: int, host: str | None = None) -> bool:
+        """Whether queries are within the client's allowance; see Bucket. Without a rate everything is within it.
+
+        host: of a message over UDP, whose prefix has an allowance too; over TCP nobody forges an address.
+        """
+        if host is not None and not self.take_from(host, now_ns):
+            return False
         return not self.queries_per_second or self._bucket.take(queries, now_ns)
+
+    def take_from(self, host: str, now_ns: int) -> bool:
+        """Whether one more message from the prefix of this address is within its allowance."""
+        rate = self.queries_per_prefix
+        return not rate or self._prefixes.take(self.at, host, rate, now_ns)
 
 
 class Access:
@@ -77,8 +136,10 @@ class Access:
     def __init__(self, clients: tuple[ClientSettings, ...], buckets: Sequence[TakesQueries] | None = None) -> None:
         """buckets: one for each of the clients; None = their own."""
         given = buckets if buckets is not None else [None] * len(clients)
+        prefixes = Prefixes()
         self.clients = [
-            Client(settings, bucket, at) for at, (settings, bucket) in enumerate(zip(clients, given, strict=True))
+            Client(settings, bucket, at, prefixes)
+            for at, (settings, bucket) in enumerate(zip(clients, given, strict=True))
         ]
         self._entries = [
             (ipaddress.ip_network(source), client)

@@ -19,6 +19,8 @@ import msgspec
 from lookupd.errors import ConfigError
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.numbering import Plan, load_plan
+from lookupd.observe.counters import DIALECTS
+from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
@@ -70,6 +72,8 @@ class Listen(Section, frozen=True):
 
     npq: tuple[str, ...] = ()
     pdb: tuple[str, ...] = ()
+    enum: tuple[str, ...] = ()
+    sip: tuple[str, ...] = ()
     http: str | None = None
 
 
@@ -94,13 +98,18 @@ class EngineSettings(Section, frozen=True):
 
 
 class ClientSettings(Section, frozen=True):
-    """Who may ask. peer: another replica, which may read the whole store over HTTP."""
+    """Who may ask. peer: another replica, which may read the whole store over HTTP. queries_per_prefix: a second,
+    over UDP, from the addresses of one /24 or /56. enum, sip: in a file, the keys that differ from `[enum]`, `[sip]`.
+    """
 
     name: str
     sources: tuple[str, ...]
     account: str = ""
     queries_per_second: int = 0
+    queries_per_prefix: int = 0
     peer: bool = False
+    enum: EnumSettings = EnumSettings()
+    sip: SipSettings = SipSettings()
 
 
 class Limits(Section, frozen=True, rename={"return_": "return"}):
@@ -177,6 +186,8 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     plan: PlanSettings = PlanSettings()
     listen: Listen = Listen()
     pdb: PdbSettings = PdbSettings()
+    enum: EnumSettings = EnumSettings()
+    sip: SipSettings = SipSettings()
     engine: EngineSettings = EngineSettings()
     clients: tuple[ClientSettings, ...] = (LOCAL_CLIENT,)
     limits: Limits = Limits()
@@ -201,8 +212,8 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     def endpoints(self) -> dict[tuple[str, Endpoint], None]:
         """Everything that is to be served, as (dialect, endpoint), in the file's order."""
         found: dict[tuple[str, Endpoint], None] = {}
-        for dialect, urls in (("npq", self.listen.npq), ("pdb", self.listen.pdb)):
-            for url in urls:
+        for dialect in DIALECTS:
+            for url in getattr(self.listen, dialect):
                 found[dialect, parse_endpoint(url)] = None
         if self.listen.http is not None:
             found["http", parse_endpoint(self.listen.http)] = None
@@ -216,7 +227,13 @@ FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 PUBLIC_KEYS_MAX = 2
 _PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}(?: until (?P<until>\S+))?")
 
-TRANSPORTS = {"npq": ("udp", "tcp"), "pdb": ("udp",), "http": ("http",)}
+TRANSPORTS = {
+    "npq": ("udp", "tcp"),
+    "pdb": ("udp",),
+    "enum": ("udp", "tcp"),
+    "sip": ("udp", "tcp"),
+    "http": ("http",),
+}
 
 
 def read_config(path: Path) -> Config:
@@ -235,11 +252,28 @@ def read_config(path: Path) -> Config:
         if isinstance(tree.get("feed"), dict):
             for name, feed in tree["feed"].items():  # msgspec names no key of a table that may have any key
                 _to_struct(feed, FeedSettings, f"feed.{name}.")
-        config = _to_struct(tree, Config, "")
+        for name, profile in (("enum", EnumSettings), ("sip", SipSettings)):
+            _to_struct(tree.get(name, {}), profile, f"{name}.")  # else a fault of theirs were told of each client
+        config = _to_struct(_with_profiles(tree), Config, "")
         _check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return config
+
+
+def _with_profiles(tree: dict[str, Any]) -> dict[str, Any]:
+    """Each client with the whole of its profiles: what it does not say itself, `[enum]` and `[sip]` say."""
+    sections = {name: tree.get(name, {}) for name in ("enum", "sip")}
+    clients = tree.get("client", [msgspec.to_builtins(LOCAL_CLIENT) | sections])
+    if not isinstance(clients, list) or not all(isinstance(part, dict) for part in (*sections.values(), *clients)):
+        return tree  # not what it should be, which is told with its place
+    joined = []
+    for client in clients:
+        own = {name: client.get(name, {}) for name in sections}
+        if not all(isinstance(part, dict) for part in own.values()):
+            return tree
+        joined.append(client | {name: section | own[name] for name, section in sections.items()})
+    return tree | {"client": joined}
 
 
 def _to_struct(tree: Any, struct: type[Settings], where: str) -> Settings:
@@ -283,10 +317,12 @@ def _check(config: Config) -> None:
     """What types cannot say."""
     config.read_plan()
     _check_listen(config)
+    check_enum("enum", config.enum)
+    check_sip("sip", config.sip)
     if not config.clients:
         raise ConfigError("client: nobody may ask: leave the section out to answer this machine, or name a source")
     for at, client in enumerate(config.clients):
-        _check_client(f"client[{at}]", client)
+        _check_client(f"client[{at}]", client, config)
     names = [client.name for client in config.clients]
     if len(set(names)) < len(names):
         raise ConfigError("client: two clients have the same name")
@@ -362,9 +398,10 @@ def _check_url(key: str, url: str, transports: tuple[str, ...]) -> None:
 
 
 def _check_listen(config: Config) -> None:
-    for name, urls in (("npq", config.listen.npq), ("pdb", config.listen.pdb), ("http", config.listen.http)):
+    for name, transports in TRANSPORTS.items():
+        urls = getattr(config.listen, name)
         for url in (urls,) if isinstance(urls, str) else urls or ():
-            _check_url(f"listen.{name}", url, TRANSPORTS[name])
+            _check_url(f"listen.{name}", url, transports)
             if name == "pdb" and ":" in parse_endpoint(url).host:
                 raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
     endpoints = [(e.transport.replace("http", "tcp"), e.host, e.port) for _, e in config.endpoints()]
@@ -373,7 +410,7 @@ def _check_listen(config: Config) -> None:
             raise ConfigError(f"listen: {endpoint_key[1]} port {endpoint_key[2]}/{endpoint_key[0]} is named twice")
 
 
-def _check_client(where: str, client: ClientSettings) -> None:
+def _check_client(where: str, client: ClientSettings, config: Config) -> None:
     if not client.sources:
         raise ConfigError(f"{where}.sources: empty: name at least one address or range")
     for source in client.sources:
@@ -383,6 +420,12 @@ def _check_client(where: str, client: ClientSettings) -> None:
             raise ConfigError(f"{where}.sources: {error}: write it like 192.0.2.0/24") from None
     if client.queries_per_second < 0:
         raise ConfigError(f"{where}.queries_per_second: 0 (no limit) or more")
+    if client.queries_per_prefix < 0:
+        raise ConfigError(f"{where}.queries_per_prefix: 0 (no limit) or more")
+    if client.enum != config.enum:
+        check_enum(f"{where}.enum", client.enum)
+    if client.sip != config.sip:
+        check_sip(f"{where}.sip", client.sip)
 
 
 def parse_endpoint(url: str) -> Endpoint:

@@ -25,6 +25,7 @@ from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECON
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
+from lookupd.protocols.framing import FRAMINGS
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.transports.http import HttpListener
@@ -248,6 +249,7 @@ class Daemon:
             listener = TcpListener(
                 sock,
                 lambda: self.path.frame_responder(dialect, config),
+                FRAMINGS[dialect],
                 self.access,
                 self.path.begin_batch,
                 self.path.end_batch,

@@ -6,6 +6,7 @@ Knows no dialect, no socket and no clock: the caller says when it is.
 from __future__ import annotations
 
 from lookupd.errors import StoreError
+from lookupd.limits import E164_DIGITS_MAX
 from lookupd.model import TN, Answer, Outcome, Route, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.store.reader import Reader
@@ -112,6 +113,21 @@ class Engine:
         if held is not None:
             return _NOT_PORTED, reader.route(held[1])
         return Outcome.NOT_ALLOCATED if kind is not None else Outcome.NOT_PORTABLE, None
+
+    def has_under(self, digits: str, *, ranges: bool) -> bool:
+        """Whether longer numbers begin with these digits: ported ones, and those of served ranges if ranges is set.
+
+        Needs data to answer from. What cannot be read may be there.
+        """
+        reader = self.reader
+        if not self.usable or reader is None or len(digits) >= E164_DIGITS_MAX or digits[:1] == "0":
+            return False
+        try:
+            return (ranges and reader.touches_range(digits) and self.plan.continues(digits)) or reader.has_ported_under(
+                digits
+            )
+        except StoreError:
+            return True
 
     def refuse(self, asked: str) -> Answer:
         """The answer to a client that is over its rate."""

@@ -117,6 +117,57 @@ NPQ_NUMBERS_MAX = 1000
 NPQ_FRAME_BYTES_MAX = 262_144
 """A frame over TCP: 1,000 numbers with operator names need under 200 kB."""
 
+DNS_NAME_BYTES_MAX = 255
+"""A domain name in its wire form (RFC 1035 section 2.3.4)."""
+
+DNS_QUERY_BYTES_MAX = 4096
+"""Bytes of a DNS query over UDP that are read: a question and its options need under 512."""
+
+DNS_ANSWER_BYTES_MAX = 1232
+"""Of an answer over UDP, and what our OPT says: it crosses any IPv6 path in one packet."""
+
+DNS_MESSAGE_BYTES_MAX = 65_535
+"""Over TCP, what the length before it can say."""
+
+DNS_ADDITIONAL_MAX = 8
+"""Records behind the question that are looked through for an OPT; a query with more is malformed."""
+
+DNS_TTL_MAX = 604_800
+"""Seconds; a route that is remembered for longer than a week is a wrong route."""
+
+AMPLIFICATION_MAX = 4
+"""An answer over UDP to ENUM or SIP is at most so many times as long as its question: forged ones gain little."""
+
+ENUM_APEXES_MAX = 16
+"""Apexes of one profile."""
+
+NAMESERVERS_MAX = 8
+"""Of one profile: their records fit an answer."""
+
+URI_DOMAIN_CHARS_MAX = 100
+"""Host and port of a URI: a NAPTR's regular expression has 255 bytes in all (RFC 3403 section 4.1)."""
+
+SIP_DATAGRAM_BYTES_MAX = 8192
+"""Bytes of a SIP request over UDP that are read; a dip with SDP has 600 to 1,500."""
+
+SIP_MESSAGE_BYTES_MAX = 65_535
+"""A SIP request over TCP, head and body."""
+
+SIP_LINES_MAX = 128
+"""Header lines of a SIP request."""
+
+SIP_VIAS_MAX = 70
+"""Via values of a SIP request: Max-Forwards starts at 70."""
+
+SIP_IDLE_SECONDS = 600.0
+"""Switches hold their connections for minutes without a word."""
+
+PREFIX_SLOTS = 16_384
+"""Allowances of address prefixes that are kept, whoever asks: those that share a slot share an allowance."""
+
+PREFIX_BITS_V4, PREFIX_BITS_V6 = 24, 56
+"""Addresses that share an allowance: what one household or site has, as DNS servers limit responses."""
+
 ENGINE_THREADS_MAX = 128
 """Workers of a listener: each holds a reader slot in the store, of which there are 1,024 for all processes."""
 

@@ -138,6 +138,18 @@ class Plan:
         kinds = self._kinds_by_length.get(digits, ())
         return max(len(self.country_code), *(length for length, _ in kinds), 0)
 
+    def continues(self, digits: str) -> bool:
+        """Whether a number that can be ported, or one of another country, may begin with these digits and be longer."""
+        for length, kinds in self._kinds_by_length.items():
+            if length > len(digits):
+                for _, heads in kinds:
+                    if any(
+                        kind.portable and (head.startswith(digits) or digits.startswith(head))
+                        for head, kind in heads.items()
+                    ):
+                        return True
+        return not self.covers(digits) and len(digits) < E164_DIGITS_MAX
+
     def covers(self, digits: str) -> bool:
         """Whether the number starts with this plan's country code."""
         return digits.startswith(self.country_code)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import NamedTuple
 
 from lookupd import _native
 from lookupd.access import Access, Client
 from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
+from lookupd.fastpath.batch import Peer
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
@@ -60,9 +62,9 @@ class NativeFrames:
     def __init__(self, responder: _native.Responder) -> None:
         self._respond = responder.respond
 
-    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int, peer: Peer) -> bytes | None:
         """See `batch.Responder`."""
-        return self._respond(message, client.at, now_ns)
+        return self._respond(message, client.at, now_ns, peer[0], peer[1])
 
     def settle(self) -> None:
         """Over TCP every reply leaves."""
@@ -144,14 +146,33 @@ class NativeAccess(Access):
     """The clients list with its allowances in the native engine, where workers and Python take from the same ones."""
 
     def __init__(self, clients: tuple[ClientSettings, ...]) -> None:
-        self.native = _native.Clients(
-            [(client.queries_per_second, [str(ip_network(source)) for source in client.sources]) for client in clients]
-        )
+        self.native = _native.Clients([native_rule(client) for client in clients])
         super().__init__(clients, [_Bucket(self.native, at) for at in range(len(clients))])
 
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
         return self.native.usage()
+
+
+class NativeRule(NamedTuple):
+    """See `_native.ClientRule`."""
+
+    queries_per_second: int
+    queries_per_prefix: int
+    sources: list[str]
+    enum_profile: _native.EnumProfile
+    sip_profile: _native.SipProfile
+
+
+def native_rule(client: ClientSettings) -> NativeRule:
+    """A client as the native engine takes it."""
+    return NativeRule(
+        client.queries_per_second,
+        client.queries_per_prefix,
+        [str(ip_network(source)) for source in client.sources],
+        _native.EnumProfile(),
+        _native.SipProfile(),
+    )
 
 
 class _Bucket:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from lookupd.access import Access, Client
 from lookupd.config import ClientSettings, Config, Endpoint
+from lookupd.fastpath.batch import Peer
 from lookupd.store.reader import Reader
 
 
@@ -34,7 +35,7 @@ class Listener(Protocol):
 class FrameResponder(Protocol):
     """Message -> reply, of one connection over TCP."""
 
-    def respond(self, message: bytes, client: Client, now_ns: int) -> bytes | None:
+    def respond(self, message: bytes, client: Client, now_ns: int, peer: Peer) -> bytes | None:
         """See `batch.Responder`."""
         ...
 

@@ -1,6 +1,6 @@
 """What happened to queries, in plain integers: cheap to raise on the hot path, read by `metrics` on scrape.
 
-The conservation law: received = answered + refused + dropped, at any moment between two messages.
+The conservation law: received = answered + other + refused + dropped, at any moment between two messages.
 """
 
 from __future__ import annotations
@@ -15,39 +15,47 @@ LATE, UNAVAILABLE, NO_ROOM, UNSENT = (DROP[reason] for reason in ("late", "unava
 
 
 class QueryCounters:
-    """Of one dialect over one transport. A batch query counts once for each of its numbers."""
+    """Of one dialect over one transport. A batch query counts once for each of its numbers.
 
-    __slots__ = ("answered", "dialect", "dropped", "odd", "received", "refused", "transport")
+    other: messages that are what they should be and ask for no number: a DNS zone's own records, SIP's OPTIONS,
+    CANCEL and ACK, a call that was dipped already.
+    """
+
+    __slots__ = ("answered", "dialect", "dropped", "odd", "other", "received", "refused", "transport")
 
     def __init__(self, dialect: str, transport: str) -> None:
         self.dialect = dialect
         self.transport = transport
         self.received = 0
         self.odd = 0
+        self.other = 0
         self.answered = [0] * len(Outcome)
         self.refused = [0] * len(REFUSE_REASONS)
         self.dropped = [0] * len(DROP_REASONS)
 
-    def add(self, received: int, odd: int, answered: list[int], refused: list[int], dropped: list[int]) -> None:
+    def add(
+        self, received: int, odd: int, other: int, answered: list[int], refused: list[int], dropped: list[int]
+    ) -> None:
         """Count what was counted elsewhere."""
         self.received += received
         self.odd += odd
+        self.other += other
         for sums, more in ((self.answered, answered), (self.refused, refused), (self.dropped, dropped)):
             for at, count in enumerate(more):
                 sums[at] += count
 
     def balance(self) -> int:
         """0 as long as every query received is accounted for."""
-        return self.received - sum(self.answered) - sum(self.refused) - sum(self.dropped)
+        return self.received - sum(self.answered) - self.other - sum(self.refused) - sum(self.dropped)
 
 
-DIALECTS = ("npq", "pdb")
+DIALECTS = ("npq", "pdb", "enum", "sip")
 """What a client's queries are counted by; the order is the native engine's too."""
 
-USAGE_RESULTS = (*(outcome.label for outcome in Outcome), "over_rate", "dropped")
-"""What became of a client's queries: answered by outcome, refused for its rate, not answered."""
+USAGE_RESULTS = (*(outcome.label for outcome in Outcome), "over_rate", "dropped", "other")
+"""What became of a client's queries: answered by outcome, refused for its rate, not answered, not about a number."""
 
-OVER_RATE, DROPPED = len(Outcome), len(Outcome) + 1
+OVER_RATE, DROPPED, OTHER = (len(Outcome) + at for at in range(3))
 
 Usage = list[int]
 """One client's queries in one dialect, by USAGE_RESULTS."""

@@ -44,6 +44,7 @@ class NativeCounts(Protocol):
 
     received: int
     odd: int
+    other: int
     unreadable: int
     answered: list[int]
     refused: list[int]
@@ -72,7 +73,7 @@ class _Ended:
     """The sum of native sources that are closed; a source itself."""
 
     def __init__(self) -> None:
-        self.received = self.odd = self.unreadable = 0
+        self.received = self.odd = self.other = self.unreadable = 0
         self.answered: list[int] = []
         self.refused: list[int] = []
         self.dropped: list[int] = []
@@ -87,6 +88,7 @@ class _Ended:
         """One more is closed."""
         self.received += more.received
         self.odd += more.odd
+        self.other += more.other
         self.unreadable += more.unreadable
         self.answered = _sums(self.answered, more.answered)
         self.refused = _sums(self.refused, more.refused)
@@ -176,9 +178,9 @@ class Metrics(Collector):
         if not sources:
             return own
         sum_ = QueryCounters(dialect, transport)
-        sum_.add(own.received, own.odd, own.answered, own.refused, own.dropped)
+        sum_.add(own.received, own.odd, own.other, own.answered, own.refused, own.dropped)
         for counts in (source.counts() for source in sources):
-            sum_.add(counts.received, counts.odd, counts.answered, counts.refused, counts.dropped)
+            sum_.add(counts.received, counts.odd, counts.other, counts.answered, counts.refused, counts.dropped)
         return sum_
 
     def connections(self, dialect: str) -> ConnectionCounters:
@@ -223,17 +225,19 @@ class Metrics(Collector):
         refused = CounterMetricFamily("lookupd_queries_refused", "Queries refused.", labels=[*place, "reason"])
         dropped = CounterMetricFamily("lookupd_queries_dropped", "Queries not answered.", labels=[*place, "reason"])
         odd = CounterMetricFamily("lookupd_queries_odd", "Queries answered in spite of a fault.", labels=place)
+        other = CounterMetricFamily("lookupd_queries_other", "Messages that ask for no number.", labels=place)
         for counters in self.all_queries():
             labels = [counters.dialect, counters.transport]
             received.add_metric(labels, counters.received)
             odd.add_metric(labels, counters.odd)
+            other.add_metric(labels, counters.other)
             for outcome in Outcome:
                 answered.add_metric([*labels, outcome.label], counters.answered[outcome])
             for at, reason in enumerate(REFUSE_REASONS):
                 refused.add_metric([*labels, reason], counters.refused[at])
             for at, reason in enumerate(DROP_REASONS):
                 dropped.add_metric([*labels, reason], counters.dropped[at])
-        yield from (received, answered, refused, dropped, odd)
+        yield from (received, answered, other, refused, dropped, odd)
 
     def _collect_latency(self) -> Iterator[Metric]:
         """From a question's arrival at the machine to its answer's departure, where the native engine measures it."""

@@ -16,6 +16,7 @@ import msgspec
 import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
+from lookupd.limits import E164_DIGITS_MAX, TN_DIGITS_MIN
 from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, UnixSeconds
 from lookupd.store import journal
 from lookupd.store.native import as_native, open_native
@@ -98,6 +99,7 @@ class Reader:
             self.damaged: set[int] = set()
             self.routes: list[Route | None] = [None]
             self._ranges: tuple[tuple[int, dict[str, int]], ...] = ()
+            self._range_starts: set[str] = set()
             self._load_state()
         except BaseException:
             if self._owns_environment:
@@ -164,6 +166,9 @@ class Reader:
         for prefix, route_id in self.ranges():
             by_length.setdefault(len(prefix), {})[prefix] = route_id
         self._ranges = tuple(sorted(by_length.items(), reverse=True))
+        self._range_starts = {
+            prefix[:end] for prefixes in by_length.values() for prefix in prefixes for end in range(len(prefix))
+        }
 
     def replaced(self) -> bool:
         """Whether another store lies at our path now, such as a restored one: open that one then."""
@@ -208,6 +213,37 @@ class Reader:
             if route_id is not None:
                 return digits[:length], route_id
         return None
+
+    def touches_range(self, digits: str) -> bool:
+        """Whether a number that begins with these digits may be in a range: one holds it, or begins with it."""
+        return digits in self._range_starts or self.range_holder(digits) is not None
+
+    def has_ported_under(self, digits: str) -> bool:
+        """Whether a ported number is longer than these digits and begins with them. digits: 1 to 15, no zero first.
+
+        A block that exists counts where the digits end above its thousand. Raises StoreError for a page or a block
+        that is damaged.
+        """
+        for length in range(max(len(digits) + 1, TN_DIGITS_MIN), E164_DIGITS_MAX + 1):
+            open_digits = length - len(digits)
+            first = int(digits) * 10**open_digits
+            end = first + 10**open_digits
+            block = self._block_from(first // NUMBERS_PER_BLOCK)
+            if block is None:
+                return False  # longer numbers would lie behind it
+            if block * NUMBERS_PER_BLOCK >= end:
+                continue
+            if end - first >= NUMBERS_PER_BLOCK or any(self.entry(tn) & ROUTE_MASK for tn in range(first, end)):
+                return True
+        return False
+
+    def _block_from(self, block: int) -> int | None:
+        """The first block in the store that is not below this one."""
+        try:
+            with self._transaction.cursor(db=self._handles["blocks"]) as cursor:
+                return BLOCK_KEY.unpack(cursor.key())[0] if cursor.set_range(BLOCK_KEY.pack(block)) else None
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
 
     # -- the cold column and the tables ------------------------------------------------------------------
 

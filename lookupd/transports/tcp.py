@@ -1,6 +1,6 @@
-"""TCP connections: length-prefixed frames answered in order, bounded buffers, idle and slow peers.
+"""TCP connections: messages answered in order, bounded buffers, idle and slow peers.
 
-A frame is four bytes of length, big-endian, and a message. What a message means is the responder's.
+Where a message ends in the stream is the dialect's framing; what it means is the responder's.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from lookupd.access import Access, Client
 from lookupd.fastpath.path import FrameResponder
 from lookupd.limits import (
-    CONNECTION_IDLE_SECONDS,
     CONNECTIONS_MAX,
     CONNECTIONS_PER_SOURCE_MAX,
     FRAME_SECONDS,
-    NPQ_FRAME_BYTES_MAX,
     WRITE_BUFFER_BYTES_MAX,
 )
 from lookupd.observe.counters import ConnectionCounters
-from lookupd.protocols.npq import FRAME_HEADER
+from lookupd.protocols.framing import Framing
 
 SWEEP_SECONDS = 1.0
 
@@ -38,17 +36,19 @@ class TcpListener:
         self,
         sock: socket.socket,
         make_responder: Callable[[], FrameResponder],
+        framing: Framing,
         access: Access,
         begin_batch: Callable[[], None],
         end_batch: Callable[[], None],
         counters: ConnectionCounters,
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection.
+        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection. framing: of all.
 
         begin_batch: pins the newest state; end_batch: lets go of it.
         """
         self.access = access
         self.make_responder = make_responder
+        self.framing = framing
         self.begin_batch = begin_batch
         self.end_batch = end_batch
         self.counters = counters
@@ -108,6 +108,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: TcpListener) -> None:
         self._listener = listener
         self._responder = listener.make_responder()
+        self._framing = listener.framing
+        self._peer: tuple[Any, ...] = ()
         self._client: Client | None = None
         self._host = ""
         self._transport: asyncio.Transport | None = None
@@ -117,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._at_end = False
         self._reason = "peer"
         self._since = 0.0
-        self._deadline = CONNECTION_IDLE_SECONDS
+        self._deadline = self._framing.idle_seconds
 
     # -- called by the event loop ------------------------------------------------------------------------
 
@@ -126,7 +128,8 @@ class Connection(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)  # uvloop's own class, which does not derive from it
         listener = self._listener
         peer = transport.get_extra_info("peername")
-        self._host = peer[0] if peer else ""
+        self._peer = peer or ("", 0)
+        self._host = self._peer[0]
         self._client = listener.access.find(self._host) if peer else None
         rejected = None
         if not peer:
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
         listener.connections.add(self)
         listener.per_source[self._host] += 1
         listener.counters.opened += 1
-        self._wait(CONNECTION_IDLE_SECONDS)
+        self._wait(self._framing.idle_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count why it ended."""
@@ -187,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._blocked = False
         if self._transport is not None and not self._closing:
             self._transport.resume_reading()
-            self._wait(CONNECTION_IDLE_SECONDS)
+            self._wait(self._framing.idle_seconds)
             self._serve_frames()
 
     # -- frames ------------------------------------------------------------------------------------------
@@ -209,29 +212,31 @@ class Connection(asyncio.Protocol):
             return
         # A frame's time starts with its first byte; more bytes of it do not start it again.
         if served or not received or self._deadline != FRAME_SECONDS:
-            self._wait(FRAME_SECONDS if received else CONNECTION_IDLE_SECONDS)
+            self._wait(FRAME_SECONDS if received else self._framing.idle_seconds)
 
     def _serve_lot(self, now_ns: int) -> int:
         """Answer whole frames until FLUSH_BYTES of answers are written; returns the bytes of the frames."""
         assert self._client is not None
         assert self._transport is not None
-        received, header = self._received, FRAME_HEADER.size
+        received, cut, wrap = self._received, self._framing.cut, self._framing.wrap
         replies: list[bytes] = []
         reply_bytes = at = 0
-        while len(received) - at >= header and reply_bytes < FLUSH_BYTES:
-            (length,) = FRAME_HEADER.unpack_from(received, at)
-            end = at + header + length
-            if length > NPQ_FRAME_BYTES_MAX or len(received) < end:
+        unframed = False
+        while reply_bytes < FLUSH_BYTES and not unframed:
+            frame = cut(received, at)
+            if frame.message is not None:
+                reply = self._responder.respond(frame.message, self._client, now_ns, self._peer)
+                if reply is not None:
+                    replies += wrap(reply)
+                    reply_bytes += len(reply)
+            unframed = frame.last
+            if frame.end == at:
                 break
-            reply = self._responder.respond(bytes(received[at + header : end]), self._client, now_ns)
-            if reply is not None:
-                replies += (FRAME_HEADER.pack(len(reply)), reply)
-                reply_bytes += len(reply)
-            at = end
+            at = frame.end
         if replies:
             self._transport.write(b"".join(replies))
             self._responder.settle()
-        if len(received) - at >= header and FRAME_HEADER.unpack_from(received, at)[0] > NPQ_FRAME_BYTES_MAX:
+        if unframed:
             self.close("frame_too_long")
         return at
 
@@ -244,7 +249,7 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End the connection if its time is over."""
         if now - self._since > self._deadline:
-            idle = self._deadline == CONNECTION_IDLE_SECONDS
+            idle = self._deadline == self._framing.idle_seconds
             self.abort("idle" if idle else "slow")
 
     def use_access(self, access: Access) -> None:

@@ -112,18 +112,24 @@ class UdpListener:
                 responder.counters.dropped[LATE] += 1
                 client.usage[responder.counters.dialect][DROPPED] += 1
             else:
-                reply = responder.respond(datagram, client, now_ns)
+                reply = responder.respond(datagram, client, now_ns, peer)
                 if reply is None:
                     continue
-                if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
-                    self._send_run()
-                run.append(reply)
-                self._run_peer = peer
-                self._run_ancillary = ancillary
+                if responder.reply_port:
+                    peer = (peer[0], responder.reply_port, *peer[2:])
+                self._send_later(reply, peer, ancillary)
         if run:
             self._send_run()
         self._replied = 0
         responder.settle()
+
+    def _send_later(self, reply: bytes, peer: Peer, ancillary: Ancillary) -> None:
+        run = self._run
+        if run and (peer != self._run_peer or len(reply) != len(run[0]) or len(run) >= self._run_max):
+            self._send_run()
+        run.append(reply)
+        self._run_peer = peer
+        self._run_ancillary = ancillary
 
     def _is_late(self, ancillary: Ancillary) -> bool:
         late_ns = self._responder.late_ns

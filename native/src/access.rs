@@ -1,17 +1,27 @@
 //! Clients: who may ask, and how often. Nobody else is answered. `lookupd/access.py` has the same rules.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 
+use crate::limits::{PREFIX_BITS_V4, PREFIX_BITS_V6, PREFIX_SLOTS};
+use crate::protocols::{enum_dns, sip};
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// One entry of the clients list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Rule {
     /// 0 = no limit.
     pub queries_per_second: u64,
+    /// Over UDP, from the addresses of one prefix; 0 = no limit.
+    pub queries_per_prefix: u64,
+    /// How it is answered by ENUM.
+    pub enum_profile: Arc<enum_dns::Profile>,
+    /// How it is answered by SIP.
+    pub sip_profile: Arc<sip::Profile>,
     /// Networks: an address and how many of its leading bits count.
     pub sources: Vec<(IpAddr, u8)>,
 }
@@ -21,41 +31,86 @@ pub struct Rule {
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Client {
+    at: usize,
     queries_per_second: u64,
-    /// The moment at which the bucket is full again; what it lacks until then is taken or owed.
-    full_at_ns: AtomicU64,
+    queries_per_prefix: u64,
+    bucket: Bucket,
+    prefixes: Arc<Prefixes>,
+    enum_profile: Arc<enum_dns::Profile>,
+    sip_profile: Arc<sip::Profile>,
 }
 
+/// The moment at which an allowance is full again; what it lacks until then is taken or owed.
+#[derive(Debug, Default)]
+struct Bucket(AtomicU64);
+
 impl Client {
-    /// A client with a full bucket; 0 queries a second = no limit.
+    /// A client alone, with a full bucket; 0 queries a second = no limit.
     pub fn new(queries_per_second: u64) -> Self {
-        Self { queries_per_second, full_at_ns: AtomicU64::new(0) }
+        Self::of(0, &Rule { queries_per_second, ..Rule::default() }, &Arc::default())
+    }
+
+    fn of(at: usize, rule: &Rule, prefixes: &Arc<Prefixes>) -> Self {
+        Self {
+            at,
+            queries_per_second: rule.queries_per_second,
+            queries_per_prefix: rule.queries_per_prefix,
+            bucket: Bucket::default(),
+            prefixes: Arc::clone(prefixes),
+            enum_profile: Arc::clone(&rule.enum_profile),
+            sip_profile: Arc::clone(&rule.sip_profile),
+        }
+    }
+
+    /// How it is answered by ENUM.
+    #[inline]
+    pub fn enum_profile(&self) -> &enum_dns::Profile {
+        &self.enum_profile
+    }
+
+    /// How it is answered by SIP.
+    #[inline]
+    pub fn sip_profile(&self) -> &sip::Profile {
+        &self.sip_profile
     }
 
     /// Whether it has a limit at all.
     #[inline]
     pub fn is_limited(&self) -> bool {
-        self.queries_per_second != 0
+        self.queries_per_second != 0 || self.queries_per_prefix != 0
     }
 
     /// Whether so many queries are within the allowance; they are taken from it if so. `now_ns`: of a clock that only
     /// grows. More queries at once than one second's allowance need a full bucket, and leave it in debt.
+    ///
+    /// host: of a message over UDP, whose prefix has an allowance too; over TCP nobody forges an address.
     #[inline]
-    pub fn take(&self, queries: u64, now_ns: u64) -> bool {
-        let rate = self.queries_per_second;
-        if rate == 0 {
-            return true;
-        }
+    pub fn take(&self, queries: u64, now_ns: u64, host: Option<IpAddr>) -> bool {
+        host.is_none_or(|host| self.take_from(host, now_ns))
+            && (self.queries_per_second == 0 || self.bucket.take(self.queries_per_second, queries, now_ns))
+    }
+
+    /// Whether one more message from the prefix of this address is within its allowance.
+    #[inline]
+    pub fn take_from(&self, host: IpAddr, now_ns: u64) -> bool {
+        let rate = self.queries_per_prefix;
+        rate == 0 || self.prefixes.0.get(slot(self.at, host)).is_none_or(|bucket| bucket.take(rate, 1, now_ns))
+    }
+}
+
+impl Bucket {
+    #[inline]
+    fn take(&self, rate: u64, queries: u64, now_ns: u64) -> bool {
         let needed_ns = filling_ns(queries.min(rate), rate);
         let taken_ns = filling_ns(queries, rate);
-        let mut full_at_ns = self.full_at_ns.load(Ordering::Relaxed);
+        let mut full_at_ns = self.0.load(Ordering::Relaxed);
         // Ends: another turn means that another worker's came to its end.
         loop {
             if full_at_ns.saturating_sub(now_ns).saturating_add(needed_ns) > SECOND_NS {
                 return false;
             }
             let next_ns = full_at_ns.max(now_ns).saturating_add(taken_ns);
-            match self.full_at_ns.compare_exchange_weak(full_at_ns, next_ns, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.0.compare_exchange_weak(full_at_ns, next_ns, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(found_ns) => full_at_ns = found_ns,
             }
@@ -70,6 +125,33 @@ fn filling_ns(queries: u64, rate: u64) -> u64 {
         Some(product) => product / rate,
         None => u64::try_from(u128::from(queries) * u128::from(SECOND_NS) / u128::from(rate)).unwrap_or(u64::MAX),
     }
+}
+
+/// Allowances of address prefixes, in a table of fixed size: forged sources cannot make it grow. Prefixes that fall
+/// into one slot share an allowance.
+#[derive(Debug, Default)]
+struct Prefixes(Vec<Bucket>);
+
+impl Prefixes {
+    /// Empty when no client needs it.
+    fn new(rules: &[Rule]) -> Self {
+        let slots = if rules.iter().any(|rule| rule.queries_per_prefix != 0) { PREFIX_SLOTS } else { 0 };
+        Self((0..slots).map(|_| Bucket::default()).collect())
+    }
+}
+
+/// Where a client's allowance for the prefix of an address lies.
+#[inline]
+pub fn slot(client: usize, host: IpAddr) -> usize {
+    /// Odd numbers without a pattern: a multiplication by them spreads what differs little.
+    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+    const CLIENT_STEP: u64 = 0xBF58_476D_1CE4_E5B9;
+    let prefix = match host {
+        IpAddr::V4(address) => u64::from(address.to_bits() >> (32 - PREFIX_BITS_V4)) | 1 << 63,
+        IpAddr::V6(address) => (address.to_bits() >> (128 - PREFIX_BITS_V6)) as u64,
+    };
+    let mixed = prefix.wrapping_add((client as u64).wrapping_mul(CLIENT_STEP)).wrapping_mul(SPREAD);
+    (mixed >> (64 - PREFIX_SLOTS.ilog2())) as usize
 }
 
 /// The networks of one length: the leading bits -> the first client with that network.
@@ -95,8 +177,9 @@ impl Clients {
     pub fn new(rules: Vec<Rule>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         let mut buckets = Vec::with_capacity(rules.len());
+        let prefixes = Arc::new(Prefixes::new(&rules));
         for (at, rule) in rules.into_iter().enumerate() {
-            buckets.push(Client::new(rule.queries_per_second));
+            buckets.push(Client::of(at, &rule, &prefixes));
             for (address, bits) in rule.sources {
                 match address {
                     IpAddr::V4(address) => {

@@ -1,6 +1,6 @@
 //! What happened to queries: written by one worker, read by whoever collects metrics, without a lock.
 //!
-//! Mirrors `lookupd/observe/counters.py`. The conservation law, received = answered + refused + dropped, holds in
+//! Mirrors `lookupd/observe/counters.py`. The conservation law, received = answered + other + refused + dropped, holds in
 //! every reading: a worker publishes a batch as a whole, and a reader that met it halfway reads again.
 
 use std::ops::Range;
@@ -20,7 +20,8 @@ const SPINS_MAX: u64 = 100;
 const RECEIVED: usize = 0;
 const ODD: usize = 1;
 const UNREADABLE: usize = 2;
-const ANSWERED: usize = 3;
+const OTHER: usize = 3;
+const ANSWERED: usize = 4;
 const REFUSED: usize = ANSWERED + OUTCOMES;
 const DROPPED: usize = REFUSED + REFUSALS;
 const LATENCY_NS: usize = DROPPED + DROPS;
@@ -52,6 +53,11 @@ impl Counts {
     /// A query is answered in spite of a fault.
     pub fn odd(&mut self) {
         self.cells[ODD] += 1;
+    }
+
+    /// A message that asks for no number.
+    pub fn other(&mut self) {
+        self.cells[OTHER] += 1;
     }
 
     /// So many look-ups met a damaged block or a missing route.
@@ -92,6 +98,11 @@ impl Counts {
         self.cells[ODD]
     }
 
+    /// Messages that asked for no number.
+    pub fn other_messages(&self) -> u64 {
+        self.cells[OTHER]
+    }
+
     /// Look-ups that met a damaged block or a missing route.
     pub fn unreadable_lookups(&self) -> u64 {
         self.cells[UNREADABLE]
@@ -124,7 +135,7 @@ impl Counts {
 
     /// The difference that the conservation law wants to be 0.
     pub fn balance(&self) -> i128 {
-        i128::from(self.received()) - self.cells[ANSWERED..LATENCY_NS].iter().copied().map(i128::from).sum::<i128>()
+        i128::from(self.received()) - self.cells[OTHER..LATENCY_NS].iter().copied().map(i128::from).sum::<i128>()
     }
 
     /// Add another's counts.
@@ -205,10 +216,10 @@ impl Counters {
 }
 
 /// How many dialects clients are counted by.
-pub const DIALECTS: usize = 2;
+pub const DIALECTS: usize = 4;
 
-/// Kinds of what became of a client's queries: answered by outcome, refused, not answered.
-pub const USAGE_CELLS: usize = OUTCOMES + 2;
+/// Kinds of what became of a client's queries: answered by outcome, refused, not answered, not about a number.
+pub const USAGE_CELLS: usize = OUTCOMES + 3;
 
 /// One client's queries in one dialect, in a batch or in all.
 pub type UsageCells = [u64; USAGE_CELLS];

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Cache};
 
 use crate::access::Clients;
 use crate::counters::Usage;
+use crate::limits::E164_DIGITS_MAX;
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{Digits, Plan};
 use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader};
@@ -289,9 +290,30 @@ impl Engine {
         }
     }
 
+    /// Whether longer numbers begin with these ASCII digits: ported ones, and those of served ranges if `ranges` is
+    /// set. Needs data to answer from. What cannot be read may be there.
+    pub fn has_under(&self, digits: &[u8], ranges: bool) -> bool {
+        let Some(reader) = self.reader.as_ref().filter(|_| self.usable) else { return false };
+        if digits.len() >= E164_DIGITS_MAX || digits.first().is_none_or(|first| *first == b'0') {
+            return false;
+        }
+        (ranges && reader.tables().touches_range(digits) && self.terms.plan.continues(digits))
+            || reader.has_ported_under(digits).unwrap_or(true)
+    }
+
     fn unreadable(&self) -> Found<'_> {
         self.unreadable.set(self.unreadable.get() + 1);
         Found::nothing(Outcome::Unavailable)
+    }
+
+    /// The serial of the store that the batch is answered from, mod 2^32, and the age of its data.
+    pub fn version(&self) -> (u32, Option<u64>) {
+        (self.serial, self.age_seconds)
+    }
+
+    /// Whether there is data to answer from.
+    pub fn is_usable(&self) -> bool {
+        self.usable && self.reader.is_some()
     }
 
     /// The whole answer to a located number.

@@ -35,5 +35,32 @@ pub const ROUTING_NUMBER_CHARS_MAX: usize = 15;
 /// Bytes of a snapshot's row.
 pub const SNAPSHOT_LINE_BYTES_MAX: usize = 256;
 
+/// Bytes of a DNS query over UDP that are read.
+pub const DNS_QUERY_BYTES_MAX: usize = 4096;
+/// A DNS answer over UDP.
+pub const DNS_ANSWER_BYTES_MAX: usize = 1232;
+/// A DNS message over TCP.
+pub const DNS_MESSAGE_BYTES_MAX: usize = 65_535;
+/// A domain name in its wire form.
+pub const DNS_NAME_BYTES_MAX: usize = 255;
+/// Records behind a DNS question that are looked through.
+pub const DNS_ADDITIONAL_MAX: usize = 8;
+/// How many times as long as its question an answer over UDP may be.
+pub const AMPLIFICATION_MAX: usize = 4;
+/// Bytes of a SIP request over UDP that are read.
+pub const SIP_DATAGRAM_BYTES_MAX: usize = 8192;
+/// A SIP request over TCP.
+pub const SIP_MESSAGE_BYTES_MAX: usize = 65_535;
+/// Header lines of a SIP request.
+pub const SIP_LINES_MAX: usize = 128;
+/// Via values of a SIP request.
+pub const SIP_VIAS_MAX: usize = 70;
+/// Allowances of address prefixes that are kept.
+pub const PREFIX_SLOTS: usize = 16_384;
+/// Leading bits of IPv4 addresses that share an allowance.
+pub const PREFIX_BITS_V4: u32 = 24;
+/// Of IPv6 addresses.
+pub const PREFIX_BITS_V6: u32 = 56;
+
 /// `DRAIN_SECONDS`: how long a stopping worker goes on answering when its peers do not cease to ask.
 pub const DRAIN_NS: u64 = 2_000_000_000;

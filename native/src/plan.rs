@@ -139,11 +139,37 @@ impl Plan {
         levels.iter().find_map(|level| level.find(digits.tn))
     }
 
+    /// Whether a number that can be ported, or one of another country, may begin with these ASCII digits and be
+    /// longer.
+    pub fn continues(&self, digits: &[u8]) -> bool {
+        let begins_alike = |level: &Level, length: usize| {
+            let prefix_digits = length - level.divisor.ilog10() as usize;
+            level.heads.iter().any(|(head, portable)| {
+                let mut room = [0; E164_DIGITS_MAX];
+                let head = decimal(*head, prefix_digits, &mut room);
+                *portable && (head.starts_with(digits) || digits.starts_with(head))
+            })
+        };
+        let longer = self.levels.iter().enumerate().skip(digits.len() + 1);
+        longer.into_iter().any(|(length, levels)| levels.iter().any(|level| begins_alike(level, length)))
+            || (!digits.starts_with(&self.country_code) && digits.len() < E164_DIGITS_MAX)
+    }
+
     /// Whether the number starts with this plan's country code.
     #[inline]
     pub fn covers(&self, digits: &Digits) -> bool {
         digits.as_bytes().starts_with(&self.country_code)
     }
+}
+
+/// A number's decimal digits, so many of them.
+fn decimal(mut value: u64, digits: usize, room: &mut [u8; E164_DIGITS_MAX]) -> &[u8] {
+    let digits = digits.min(E164_DIGITS_MAX);
+    for place in room[..digits].iter_mut().rev() {
+        *place = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    &room[..digits]
 }
 
 #[cfg(test)]

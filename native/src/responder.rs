@@ -4,6 +4,8 @@
 //! `reply`, so that a worker can have the blocks of a whole batch fetched in between. A new dialect implements
 //! `Dialect`; workers, counters and rates are then there for it.
 
+use std::net::SocketAddr;
+
 use crate::access::Client;
 use crate::counters::{Counts, UsageCells};
 use crate::engine::{Engine, Located};
@@ -27,10 +29,15 @@ pub trait Dialect: Send {
     type Question<'m>;
 
     /// Decode a message and take it from its client's allowance. `now_ns`: of a clock that only grows.
-    fn read<'m>(&self, message: &'m [u8], client: &Client, now_ns: u64) -> Result<Self::Question<'m>, Silence>;
+    fn read<'m>(&self, message: &'m [u8], asker: Asker<'m>, now_ns: u64) -> Result<Self::Question<'m>, Silence>;
 
     /// The number that is looked up first, to be located ahead of `reply`.
     fn number(&self, question: &Self::Question<'_>, engine: &Engine) -> Option<Digits>;
+
+    /// Where over UDP the reply goes instead of the port that the question came from.
+    fn reply_port(&self, _question: &Self::Question<'_>) -> Option<u16> {
+        None
+    }
 
     /// Append the reply to `out`; nothing is appended to it if there is none. located: of `number`.
     fn reply(
@@ -42,6 +49,15 @@ pub trait Dialect: Send {
     ) -> Result<Told, Silence>;
 }
 
+/// Who sent a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'c> {
+    /// On whose allowance, and how it wants to be answered.
+    pub client: &'c Client,
+    /// From where.
+    pub peer: SocketAddr,
+}
+
 /// Why a message gets no reply; it counts as one query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
@@ -49,6 +65,8 @@ pub enum Silence {
     Dropped(Drop),
     /// Over the client's rate.
     OverRate,
+    /// None is due, as for SIP's ACK.
+    NotDue,
 }
 
 /// What a reply says, for the counters.
@@ -77,6 +95,8 @@ pub enum Told {
         /// How many more did not fit.
         left_out: u16,
     },
+    /// Something else than a number's answer.
+    Other,
     /// An error message to something that was dropped.
     Fault(Drop),
 }
@@ -84,6 +104,7 @@ pub enum Told {
 /// Of `UsageCells`, behind the outcomes.
 const USAGE_REFUSED: usize = OUTCOMES;
 const USAGE_DROPPED: usize = OUTCOMES + 1;
+const USAGE_OTHER: usize = OUTCOMES + 2;
 
 /// What one client's messages did, for the listener and for the client.
 #[derive(Default)]
@@ -116,6 +137,11 @@ impl Tally {
         }
     }
 
+    fn other(&mut self) {
+        self.counts.other();
+        self.usage[USAGE_OTHER] += 1;
+    }
+
     fn refuse(&mut self, queries: u64, left_out: u64, sent: bool) {
         self.counts.receive(queries + left_out);
         self.drop(Drop::NoRoom, left_out);
@@ -138,6 +164,7 @@ impl Silence {
                 tally.counts.refuse(Refusal::Rate, 1);
                 tally.usage[USAGE_REFUSED] += 1;
             }
+            Silence::NotDue => tally.other(),
         }
     }
 }
@@ -165,6 +192,14 @@ impl Told {
                     tally.answer(outcome, u64::from(queries), latency_ns);
                 }
             }
+            Told::Other => {
+                tally.counts.receive(1);
+                if latency_ns.is_some() {
+                    tally.other();
+                } else {
+                    tally.drop(Drop::Unsent, 1);
+                }
+            }
             Told::Fault(reason) => {
                 tally.counts.receive(1);
                 tally.drop(reason, 1);
@@ -178,11 +213,11 @@ pub fn respond<D: Dialect>(
     dialect: &D,
     engine: &Engine,
     message: &[u8],
-    client: &Client,
+    asker: Asker<'_>,
     now_ns: u64,
     out: &mut Vec<u8>,
 ) -> Result<Told, Silence> {
-    let question = dialect.read(message, client, now_ns)?;
+    let question = dialect.read(message, asker, now_ns)?;
     let located = engine.locate(dialect.number(&question, engine));
     dialect.reply(&question, &located, engine, out)
 }
@@ -202,8 +237,9 @@ impl Dialect for Pdb {
     const BYTES_MAX: usize = PDB_DATAGRAM_BYTES_MAX;
     type Question<'m> = pdb::Query<'m>;
 
-    fn read<'m>(&self, message: &'m [u8], client: &Client, now_ns: u64) -> Result<pdb::Query<'m>, Silence> {
-        if client.is_limited() && !client.take(1, now_ns) {
+    fn read<'m>(&self, message: &'m [u8], asker: Asker<'m>, now_ns: u64) -> Result<pdb::Query<'m>, Silence> {
+        let client = asker.client;
+        if client.is_limited() && !client.take(1, now_ns, Some(asker.peer.ip())) {
             return Err(Silence::OverRate);
         }
         pdb::decode_query(message, self.legacy).map_err(Silence::Dropped)
@@ -257,11 +293,13 @@ impl Dialect for Npq {
     const BYTES_MAX: usize = DATAGRAM_BYTES_MAX;
     type Question<'m> = NpqQuestion<'m>;
 
-    fn read<'m>(&self, message: &'m [u8], client: &Client, now_ns: u64) -> Result<NpqQuestion<'m>, Silence> {
+    fn read<'m>(&self, message: &'m [u8], asker: Asker<'m>, now_ns: u64) -> Result<NpqQuestion<'m>, Silence> {
+        let client = asker.client;
+        let host = (!self.tells_errors).then(|| asker.peer.ip());
         let query = match npq::decode_query(message) {
             Ok(query) => query,
             Err(fault) => {
-                let within_rate = !client.is_limited() || client.take(1, now_ns);
+                let within_rate = !client.is_limited() || client.take(1, now_ns, host);
                 let has_message = self.tells_errors || matches!(fault, npq::Fault::Refused { .. });
                 return if has_message && (within_rate || self.tells_errors) {
                     Ok(NpqQuestion::Fault(fault))
@@ -274,7 +312,7 @@ impl Dialect for Npq {
             npq::Numbers::One(_) => 1,
             npq::Numbers::Many(many) => many.count as u64,
         };
-        if client.is_limited() && !client.take(numbers, now_ns) {
+        if client.is_limited() && !client.take(numbers, now_ns, host) {
             return Ok(NpqQuestion::OverRate(query));
         }
         Ok(NpqQuestion::Query(query))

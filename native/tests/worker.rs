@@ -9,11 +9,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lookupd_native::access::{Client, Clients, Rule};
-use lookupd_native::counters::Usage;
+use lookupd_native::access::{Clients, Rule};
+use lookupd_native::counters::{DIALECTS, USAGE_CELLS, Usage};
 use lookupd_native::engine::{Engine, Located, Service, Terms};
 use lookupd_native::plan::{Digits, Plan};
-use lookupd_native::responder::{Dialect, Silence, Told};
+use lookupd_native::responder::{Asker, Dialect, Silence, Told};
 use lookupd_native::udp::server::Server;
 use lookupd_native::udp::sys::{Outbox, Peer, can_join, set_packet_info, set_timestamps};
 
@@ -21,7 +21,7 @@ const AS_CHILD: &str = "LOOKUPD_TEST_PANICKING_WORKER";
 
 fn service() -> Arc<Service> {
     let sources = vec![([127, 0, 0, 0].into(), 8)];
-    let clients = Clients::new(vec![Rule { queries_per_second: 0, sources }]);
+    let clients = Clients::new(vec![Rule { sources, ..Rule::default() }]);
     Service::new(Terms {
         store: None,
         plan: Arc::new(Plan::new("886", "0", Vec::new())),
@@ -41,7 +41,7 @@ impl<const LATE_NS: u64> Dialect for Mirror<LATE_NS> {
     const BYTES_MAX: usize = 2048;
     type Question<'m> = &'m [u8];
 
-    fn read<'m>(&self, message: &'m [u8], _: &Client, _: u64) -> Result<&'m [u8], Silence> {
+    fn read<'m>(&self, message: &'m [u8], _: Asker<'m>, _: u64) -> Result<&'m [u8], Silence> {
         assert_ne!(message, b"fault", "a fault of ours");
         Ok(message)
     }
@@ -210,7 +210,7 @@ fn question_that_waited_too_long_is_dropped_as_late_and_later_ones_are_answered(
     server.stop();
     let counts = server.counts();
     assert_eq!((counts.received(), counts.refused()[1], counts.balance()), (asked + 1, 1, 0));
-    assert_eq!(service.terms().usage.read()[0][0], [0, 0, 0, 0, 0, 0, 1, asked]);
+    assert_eq!(service.terms().usage.read()[0][0], [0, 0, 0, 0, 0, 0, 1, asked, 0]);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn clients_list_is_taken_over_while_questions_are_asked() {
         client.send(&[at]).unwrap();
         assert_eq!(client.recv(&mut room).unwrap(), 1);
         // Others stand before ours now and then: our place in the list changes.
-        let rule = |host: [u8; 4], bits| Rule { queries_per_second: 0, sources: vec![(host.into(), bits)] };
+        let rule = |host: [u8; 4], bits| Rule { sources: vec![(host.into(), bits)], ..Rule::default() };
         let mut rules = vec![rule([127, 0, 0, 0], 8)];
         (0..at % 3).for_each(|_| rules.insert(0, rule([192, 0, 2, 1], 32)));
         let (plan, clients) = (Arc::clone(&service.terms().plan), Arc::new(Clients::new(rules)));
@@ -302,7 +302,7 @@ fn clients_list_is_taken_over_while_questions_are_asked() {
     for usage in &lists {
         let by_client = usage.read();
         let (ours, others) = by_client.split_last().unwrap();
-        assert!(others.iter().all(|others| *others == [[0; 8]; 2]), "{by_client:?}");
+        assert!(others.iter().all(|others| *others == [[0; USAGE_CELLS]; DIALECTS]), "{by_client:?}");
         refused += ours[0][6];
     }
     assert_eq!((refused, server.counts().received(), server.counts().balance()), (50, 50, 0));

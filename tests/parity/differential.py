@@ -27,16 +27,18 @@ from lookupd.access import Client
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder
+from lookupd.fastpath.native import native_rule
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
-from lookupd.observe.counters import QueryCounters
+from lookupd.observe.counters import DIALECTS, QueryCounters
 from lookupd.store.reader import Reader
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
+PEER = ("127.0.0.1", 5000)
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
@@ -110,7 +112,7 @@ class Both:
                 answer_bytes_max=scenario.answer_bytes_max,
                 tells_errors=scenario.tells_errors,
             )
-        self.clients = _native.Clients([(one.queries_per_second, list(one.sources)) for one in (NOBODY, settings)])
+        self.clients = _native.Clients([native_rule(one) for one in (NOBODY, settings)])
         store = stores[scenario.store] if scenario.store is not None else None
         self.service = _native.Service(store, native_plan(plan), scenario.stale_after, self.clients)
         self.native = _native.Responder(
@@ -130,18 +132,19 @@ class Both:
     def ask(self, messages: list[bytes], now_ns: int) -> tuple[list[bytes | None], list[bytes | None]]:
         """Python's replies and native ones."""
         respond, client = self.python.respond, self.client
-        replies = [respond(message, client, now_ns) for message in messages]
+        replies = [respond(message, client, now_ns, PEER) for message in messages]
         self.python.settle()
-        return replies, self.native.respond_many(messages, 1, now_ns)
+        return replies, self.native.respond_many(messages, 1, now_ns, *PEER)
 
     def counts(self) -> tuple[dict[str, object], dict[str, object]]:
         """What each has counted."""
         ours, theirs, reader = self.counters, self.native.counts(), self.engine.reader
-        dialect = ("npq", "pdb").index(ours.dialect)
+        dialect = DIALECTS.index(ours.dialect)
         return (
             {
                 "received": ours.received,
                 "odd": ours.odd,
+                "other": ours.other,
                 "answered": ours.answered,
                 "refused": ours.refused,
                 "dropped": ours.dropped,
@@ -153,13 +156,18 @@ class Both:
             {
                 "received": theirs.received,
                 "odd": theirs.odd,
+                "other": theirs.other,
                 "answered": theirs.answered,
                 "refused": theirs.refused,
                 "dropped": theirs.dropped,
                 "unreadable": theirs.unreadable,
                 "damaged": sorted(self.service.damaged_blocks(reader.state.serial)) if reader is not None else [],
                 "usage": self.clients.usage()[1][dialect],
-                "balance": theirs.received - sum(theirs.answered) - sum(theirs.refused) - sum(theirs.dropped),
+                "balance": theirs.received
+                - theirs.other
+                - sum(theirs.answered)
+                - sum(theirs.refused)
+                - sum(theirs.dropped),
             },
         )
 

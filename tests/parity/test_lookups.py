@@ -13,10 +13,12 @@ if missing := native_missing():
     pytest.skip(missing, allow_module_level=True)
 
 from lookupd import _native
+from lookupd.config import ClientSettings
 from lookupd.engine import SERIAL_MASK, Engine
+from lookupd.fastpath.native import native_rule
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.protocols import npq
-from tests.parity.differential import Opened, native_plan, prepare
+from tests.parity.differential import PEER, Opened, native_plan, prepare
 from tests.parity.stores import CONFIRMED_AT, PLANS, RANGES, stored_blocks
 
 NUMBERS_A_QUERY = 1000
@@ -33,7 +35,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
 
 
 def native_responder(store: _native.Environment, country: str) -> _native.Responder:
-    service = _native.Service(store, native_plan(PLANS[country]), 0, _native.Clients([(0, ["127.0.0.1/32"])]))
+    service = _native.Service(
+        store, native_plan(PLANS[country]), 0, _native.Clients([native_rule(ClientSettings("any", ("127.0.0.1/32",)))])
+    )
     responder = _native.Responder(service, "npq", answer_bytes_max=10_000_000, tells_errors=False)
     responder.begin(CONFIRMED_AT + AGE)
     return responder
@@ -59,7 +63,7 @@ def compare(opened: Opened, store: str, country: str) -> dict[Outcome, int]:
     numbers, met = every_number(), dict.fromkeys(Outcome, 0)
     for first in range(0, len(numbers), NUMBERS_A_QUERY):
         asked = numbers[first : first + NUMBERS_A_QUERY]
-        reply = responder.respond(npq.encode_query(first, asked, npq.DETAIL_NAMES), 0, 0)
+        reply = responder.respond(npq.encode_query(first, asked, npq.DETAIL_NAMES), 0, 0, *PEER)
         assert reply is not None
         answer = npq.decode_answer(reply)
         assert (answer.id, answer.serial, answer.age) == (first, engine.serial, engine.age_seconds)

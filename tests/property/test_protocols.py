@@ -269,7 +269,7 @@ def replies_of(responder: Responder, messages: list[tuple[bytes, bool]], *, lost
         received, before = counters.received, [*counters.answered, *counters.refused]
         client = Client(ClientSettings("any", (), queries_per_second=int(over_rate)))
         client.take(1, 1_000_000_000)
-        replies.append(responder.respond(message, client, 1_000_000_000))
+        replies.append(responder.respond(message, client, 1_000_000_000, ("127.0.0.1", 5000)))
         assert counters.balance() == 0
         assert counters.received > received
         if replies[-1] is None:
@@ -391,7 +391,7 @@ def test_npq_batch_asked_in_parts_has_the_results_of_its_numbers(
     client = Client(ClientSettings("any", ()))
 
     def ask(question: str | list[str]) -> npq.NpqAnswer:
-        reply = responder.respond(npq.encode_query(1, question, detail), client, 1_000_000_000)
+        reply = responder.respond(npq.encode_query(1, question, detail), client, 1_000_000_000, ("127.0.0.1", 5000))
         assert reply is not None
         return npq.decode_answer(reply)
 

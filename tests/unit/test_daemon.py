@@ -17,6 +17,7 @@ import pytest
 from lookupd import limits
 from lookupd.model import Outcome
 from lookupd.protocols import npq, pdb
+from lookupd.protocols.framing import NPQ_FRAMING
 from tests.conftest import Served, Workbench, free_port, run_daemon, serve, wait_until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -447,7 +448,7 @@ async def test_tcp_slow_frame_and_idle_peer_are_cut_off(loaded: Workbench, monke
     from lookupd.transports import tcp
 
     monkeypatch.setattr(tcp, "FRAME_SECONDS", 0.3)
-    monkeypatch.setattr(tcp, "CONNECTION_IDLE_SECONDS", 0.6)
+    monkeypatch.setattr(NPQ_FRAMING, "idle_seconds", 0.6)
     monkeypatch.setattr(tcp, "SWEEP_SECONDS", 0.05)
     async with serve(loaded.config()) as served:
         idle, idle_writer = await asyncio.open_connection("127.0.0.1", served.port("npq", "tcp"))

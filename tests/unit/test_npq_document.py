@@ -165,7 +165,7 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
         engine.reader = None if example.state == "unavailable" else reader
         engine.begin(UnixSeconds(CONFIRMED_AT + AGE_SECONDS))
         messages = frames(example.sent) if tcp else [example.sent]
-        replies = [responder.respond(message, client, SECOND_NS) for message in messages]
+        replies = [responder.respond(message, client, SECOND_NS, ("127.0.0.1", 5000)) for message in messages]
     if tcp:
         assert example.received is not None
         assert replies == frames(example.received)

@@ -229,7 +229,7 @@ class Bench:
         self.client = Client(ClientSettings("test", ()))
 
     def ask(self, datagram: bytes, client: Client | None = None) -> bytes | None:
-        reply = self.responder.respond(datagram, client or self.client, 1_000_000_000)
+        reply = self.responder.respond(datagram, client or self.client, 1_000_000_000, ("127.0.0.1", 5000))
         assert self.counters.balance() == 0
         return reply
 

@@ -9,7 +9,7 @@ const MS: u64 = 1_000_000;
 
 fn rule(sources: &[(&str, u8)]) -> Rule {
     let sources = sources.iter().map(|(address, bits)| (address.parse().unwrap(), *bits)).collect();
-    Rule { queries_per_second: 0, sources }
+    Rule { sources, ..Rule::default() }
 }
 
 #[test]
@@ -50,46 +50,46 @@ fn network_of_no_bits_holds_every_address_of_its_family() {
 fn rate_allows_a_second_at_once_and_then_a_steady_stream() {
     let client = Client::new(10);
     assert!(client.is_limited());
-    assert_eq!((0..25).filter(|_| client.take(1, 100_000 * MS)).count(), 10);
-    assert!(!client.take(1, 100_050 * MS));
-    assert!(client.take(1, 100_200 * MS));
-    assert_eq!((0..25).filter(|_| client.take(1, 200_000 * MS)).count(), 10);
+    assert_eq!((0..25).filter(|_| client.take(1, 100_000 * MS, None)).count(), 10);
+    assert!(!client.take(1, 100_050 * MS, None));
+    assert!(client.take(1, 100_200 * MS, None));
+    assert_eq!((0..25).filter(|_| client.take(1, 200_000 * MS, None)).count(), 10);
 }
 
 #[test]
 fn batch_over_a_seconds_allowance_needs_a_full_bucket_and_leaves_a_debt() {
     let client = Client::new(10);
-    assert!(client.take(30, 100_000 * MS));
-    assert!(!client.take(1, 101_900 * MS));
-    assert!(client.take(1, 102_200 * MS));
+    assert!(client.take(30, 100_000 * MS, None));
+    assert!(!client.take(1, 101_900 * MS, None));
+    assert!(client.take(1, 102_200 * MS, None));
 }
 
 #[test]
 fn debt_far_in_the_future_does_not_overflow() {
     let client = Client::new(1);
-    assert!(client.take(u64::MAX, 5));
-    assert!(!client.take(u64::MAX, 6));
-    assert!(client.take(u64::MAX, u64::MAX));
-    assert!(!client.take(1, 0));
+    assert!(client.take(u64::MAX, 5, None));
+    assert!(!client.take(u64::MAX, 6, None));
+    assert!(client.take(u64::MAX, u64::MAX, None));
+    assert!(!client.take(1, 0, None));
     let widest = Client::new(u64::MAX);
-    assert!(widest.take(u64::MAX, 0));
-    assert!(!widest.take(u64::MAX, 0));
+    assert!(widest.take(u64::MAX, 0, None));
+    assert!(!widest.take(u64::MAX, 0, None));
 }
 
 #[test]
 fn no_rate_is_no_limit() {
     let client = Client::new(0);
     assert!(!client.is_limited());
-    assert!((0..1000).all(|_| client.take(u64::MAX, 1)));
+    assert!((0..1000).all(|_| client.take(u64::MAX, 1, None)));
 }
 
 #[test]
 fn threads_that_share_a_bucket_take_no_more_than_it_holds() {
-    let clients = Arc::new(Clients::new(vec![Rule { queries_per_second: 10_000, sources: vec![] }]));
+    let clients = Arc::new(Clients::new(vec![Rule { queries_per_second: 10_000, ..Rule::default() }]));
     let takers: Vec<_> = (0..4)
         .map(|_| {
             let clients = Arc::clone(&clients);
-            thread::spawn(move || (0..10_000).filter(|_| clients.client(0).take(1, 1000 * MS)).count())
+            thread::spawn(move || (0..10_000).filter(|_| clients.client(0).take(1, 1000 * MS, None)).count())
         })
         .collect();
     assert_eq!(takers.into_iter().map(|taker| taker.join().unwrap()).sum::<usize>(), 10_000);
@@ -102,8 +102,8 @@ proptest! {
         hosts in proptest::collection::vec(any::<u32>(), 1..20),
     ) {
         let rules = lists.iter().map(|sources| Rule {
-            queries_per_second: 0,
             sources: sources.iter().map(|&(word, bits)| (IpAddr::from(word.to_be_bytes()), bits)).collect(),
+            ..Rule::default()
         });
         let clients = Clients::new(rules.collect());
         for host in hosts.iter().copied().chain(lists.iter().flatten().map(|source| source.0 ^ 1)) {

@@ -15,7 +15,7 @@ fn head(digits: usize, prefix: &str, portable: bool) -> Head {
 
 fn terms(store: Option<&Arc<Environment>>, stale_after: f64) -> Terms {
     let sources = vec![([127, 0, 0, 0].into(), 8)];
-    let clients = Clients::new(vec![Rule { queries_per_second: 0, sources }]);
+    let clients = Clients::new(vec![Rule { sources, ..Rule::default() }]);
     let heads = vec![head(12, "8869", true), head(6, "886110", false)];
     Terms {
         store: store.map(Arc::clone),

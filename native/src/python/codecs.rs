@@ -11,7 +11,7 @@ use crate::counters::{Usage, UsageCells};
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{self, Head};
 use crate::protocols::npq::{self, Fault, Number, Numbers};
-use crate::protocols::pdb;
+use crate::protocols::{enum_dns, pdb, sip};
 
 /// A country's numbering plan. Shared with the workers that read in it.
 #[pyclass(frozen, module = "lookupd._native")]
@@ -38,6 +38,10 @@ impl Plan {
         self.inner.digits(dialled).map(|digits| digits.as_bytes().to_vec())
     }
 
+    fn continues(&self, digits: &[u8]) -> bool {
+        self.inner.continues(digits)
+    }
+
     fn portable(&self, digits: &[u8]) -> PyResult<Option<bool>> {
         Ok(self.inner.portable(&self.number(digits)?))
     }
@@ -45,6 +49,44 @@ impl Plan {
     fn covers(&self, digits: &[u8]) -> PyResult<bool> {
         Ok(self.inner.covers(&self.number(digits)?))
     }
+}
+
+/// How a client is answered by ENUM.
+#[pyclass(frozen, module = "lookupd._native")]
+pub struct EnumProfile {
+    pub(crate) inner: Arc<enum_dns::Profile>,
+}
+
+#[pymethods]
+impl EnumProfile {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Arc::default() }
+    }
+}
+
+/// How a client is answered by SIP.
+#[pyclass(frozen, module = "lookupd._native")]
+pub struct SipProfile {
+    pub(crate) inner: Arc<sip::Profile>,
+}
+
+#[pymethods]
+impl SipProfile {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Arc::default() }
+    }
+}
+
+/// One client as Python tells of it; see `_native.pyi`.
+#[derive(FromPyObject)]
+pub struct ClientRule<'p> {
+    queries_per_second: u64,
+    queries_per_prefix: u64,
+    sources: Vec<String>,
+    enum_profile: Bound<'p, EnumProfile>,
+    sip_profile: Bound<'p, SipProfile>,
 }
 
 /// The clients list with its buckets. Shared with the workers that serve it.
@@ -57,10 +99,16 @@ pub struct Clients {
 #[pymethods]
 impl Clients {
     #[new]
-    fn new(rules: Vec<(u64, Vec<String>)>) -> PyResult<Self> {
-        let rules = rules.into_iter().map(|(queries_per_second, sources)| {
-            let sources = sources.iter().map(|source| parse_network(source)).collect::<PyResult<_>>()?;
-            Ok(Rule { queries_per_second, sources })
+    fn new(rules: Vec<ClientRule<'_>>) -> PyResult<Self> {
+        let rules = rules.into_iter().map(|rule| {
+            let sources = rule.sources.iter().map(|source| parse_network(source)).collect::<PyResult<_>>()?;
+            Ok(Rule {
+                queries_per_second: rule.queries_per_second,
+                queries_per_prefix: rule.queries_per_prefix,
+                sources,
+                enum_profile: Arc::clone(&rule.enum_profile.get().inner),
+                sip_profile: Arc::clone(&rule.sip_profile.get().inner),
+            })
         });
         let inner = access::Clients::new(rules.collect::<PyResult<_>>()?);
         Ok(Self { usage: Arc::new(Usage::new(inner.len())), inner: Arc::new(inner) })
@@ -75,16 +123,22 @@ impl Clients {
     }
 
     fn find(&self, host: &str) -> PyResult<Option<usize>> {
-        let address = host.split_once('%').map_or(host, |(address, _)| address);
-        Ok(self.inner.find(parse_address(address)?))
+        Ok(self.inner.find(parse_host(host)?))
     }
 
-    fn take(&self, client: usize, queries: u64, now_ns: u64) -> PyResult<bool> {
+    #[pyo3(signature = (client, queries, now_ns, host = None))]
+    fn take(&self, client: usize, queries: u64, now_ns: u64, host: Option<&str>) -> PyResult<bool> {
         if client >= self.inner.len() {
             return Err(PyIndexError::new_err("no such client"));
         }
-        Ok(self.inner.client(client).take(queries, now_ns))
+        let host = host.map(parse_host).transpose()?;
+        Ok(self.inner.client(client).take(queries, now_ns, host))
     }
+}
+
+/// As sockets tell it, perhaps with a zone.
+pub(super) fn parse_host(host: &str) -> PyResult<IpAddr> {
+    parse_address(host.split_once('%').map_or(host, |(address, _)| address))
 }
 
 fn parse_address(text: &str) -> PyResult<IpAddr> {

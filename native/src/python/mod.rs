@@ -17,7 +17,9 @@ mod _native {
     #[pymodule_export]
     use super::bulk::{LineChunks, pack_numbers, parse_rows, unchanged_blocks};
     #[pymodule_export]
-    use super::codecs::{Clients, Plan, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb};
+    use super::codecs::{
+        Clients, EnumProfile, Plan, SipProfile, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb,
+    };
     #[pymodule_export]
     use super::load::{LoadControl, echo, load};
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! What `lookupd serve` calls: terms in, counts out, a listener's workers, and a responder for frames over TCP.
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,13 +8,13 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::codecs::{Clients as PyClients, Plan as PyPlan};
+use super::codecs::{Clients as PyClients, Plan as PyPlan, parse_host};
 use super::store::PyEnvironment;
 use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
-use crate::responder::{Dialect, Npq, Pdb, Tally, respond};
+use crate::responder::{Asker, Dialect, Npq, Pdb, Tally, respond};
 use crate::udp::server::{Server, join};
 use crate::udp::sys::duplicate;
 
@@ -56,6 +57,7 @@ impl PyService {
 pub struct PyCounts {
     received: u64,
     odd: u64,
+    other: u64,
     unreadable: u64,
     answered: Vec<u64>,
     refused: Vec<u64>,
@@ -70,6 +72,7 @@ impl From<&Counts> for PyCounts {
         PyCounts {
             received: counts.received(),
             odd: counts.odd_queries(),
+            other: counts.other_messages(),
             unreadable: counts.unreadable_lookups(),
             answered: counts.answered().to_vec(),
             refused: counts.refused().to_vec(),
@@ -208,9 +211,11 @@ impl PyResponder {
         message: &[u8],
         client: usize,
         now_ns: u64,
+        host: &str,
+        port: u16,
     ) -> PyResult<Option<Bound<'p, PyBytes>>> {
         let mut inner = self.locked();
-        let replied = inner.respond(message, client, now_ns)?;
+        let replied = inner.respond(message, client, now_ns, SocketAddr::new(parse_host(host)?, port))?;
         Ok(replied.then(|| PyBytes::new(python, &inner.reply)))
     }
 
@@ -222,8 +227,12 @@ impl PyResponder {
         messages: Vec<Bound<'p, PyBytes>>,
         client: usize,
         now_ns: u64,
+        host: &str,
+        port: u16,
     ) -> PyResult<Vec<Option<Bound<'p, PyBytes>>>> {
-        messages.iter().map(|message| self.respond(python, message.as_bytes(), client, now_ns)).collect()
+        let respond =
+            |message: &Bound<'p, PyBytes>| self.respond(python, message.as_bytes(), client, now_ns, host, port);
+        messages.iter().map(respond).collect()
     }
 
     /// Of all messages so far.
@@ -243,15 +252,15 @@ impl PyResponder {
 
 impl Inner {
     /// Whether there is a reply; it is in `reply` then.
-    fn respond(&mut self, message: &[u8], client: usize, now_ns: u64) -> PyResult<bool> {
+    fn respond(&mut self, message: &[u8], client: usize, now_ns: u64, peer: SocketAddr) -> PyResult<bool> {
         let Inner { dialect, engine, tally, total, reply } = self;
         reply.clear();
         if client >= engine.clients().len() {
             return Err(PyValueError::new_err(format!("client {client}: there are {}", engine.clients().len())));
         }
         let (dialect_at, replied) = match dialect {
-            AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, client, now_ns, reply, tally)),
-            AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, client, now_ns, reply, tally)),
+            AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, client, peer, now_ns, reply, tally)),
+            AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, client, peer, now_ns, reply, tally)),
         };
         total.add(&tally.counts);
         tally.counts = Counts::default();
@@ -260,16 +269,19 @@ impl Inner {
     }
 }
 
+#[allow(clippy::too_many_arguments)] // the parts of `Inner`, borrowed one by one
 fn answer<D: Dialect>(
     dialect: &D,
     engine: &Engine,
     message: &[u8],
     client: usize,
+    peer: SocketAddr,
     now_ns: u64,
     reply: &mut Vec<u8>,
     tally: &mut Tally,
 ) -> bool {
-    match respond(dialect, engine, message, engine.clients().client(client), now_ns, reply) {
+    let asker = Asker { client: engine.clients().client(client), peer };
+    match respond(dialect, engine, message, asker, now_ns, reply) {
         // Sent in the same moment as far as this can tell: only UDP's workers measure.
         Ok(told) => {
             told.count(tally, Some(0));

@@ -32,7 +32,7 @@ fn engine(with_store: bool) -> (tempfile::TempDir, Engine) {
         Made::new(folder.path()).commit(&rows);
         Environment::open(folder.path(), 1 << 24).unwrap()
     });
-    let clients = Clients::new(vec![Rule { queries_per_second: 0, sources: Vec::new() }]);
+    let clients = Clients::new(vec![Rule { queries_per_second: 0, ..Rule::default() }]);
     let heads = vec![Head { digits: 12, prefix: "8869".to_owned(), portable: true }];
     let service = Service::new(Terms {
         store,
@@ -59,7 +59,8 @@ fn balanced(tally: &Tally) -> (u64, [u64; OUTCOMES], [u64; REFUSALS], [u64; DROP
     let dropped: u64 = counts.dropped().iter().sum();
     let unknown = counts.refused()[Refusal::UnknownClient as usize];
     assert_eq!(&tally.usage[..OUTCOMES], counts.answered());
-    assert_eq!(tally.usage[OUTCOMES..], [counts.refused()[Refusal::Rate as usize], dropped]);
+    let refused = counts.refused()[Refusal::Rate as usize];
+    assert_eq!(tally.usage[OUTCOMES..], [refused, dropped, counts.other_messages()]);
     assert_eq!(tally.usage.iter().sum::<u64>() + unknown, counts.received());
     for (outcome, answered) in counts.answered().iter().enumerate() {
         assert_eq!(counts.latency(outcome).iter().sum::<u64>(), *answered, "every answer is timed");
@@ -130,7 +131,14 @@ fn batch(count: u16, number: &str) -> Vec<u8> {
 /// What a message is told, and the bytes of its reply.
 fn tell<D: Dialect>(dialect: &D, engine: &Engine, message: &[u8], client: &Client) -> (Result<Told, Silence>, Vec<u8>) {
     let mut out = b"before".to_vec();
-    let told = respond(dialect, engine, message, client, SECOND_NS, &mut out);
+    let told = respond(
+        dialect,
+        engine,
+        message,
+        Asker { client, peer: "127.0.0.1:5000".parse().unwrap() },
+        SECOND_NS,
+        &mut out,
+    );
     assert!(out.starts_with(b"before"), "a reply is appended");
     let reply = out.split_off(6);
     assert_eq!(told.is_err(), reply.is_empty(), "{told:?}");
@@ -202,7 +210,7 @@ fn npq_takes_each_number_from_the_allowance_once() {
 fn npq_faults_are_told_where_that_answers_no_forged_source() {
     let (_folder, engine) = engine(true);
     let (free, spent) = (Client::new(0), Client::new(1));
-    assert!(spent.take(1, SECOND_NS));
+    assert!(spent.take(1, SECOND_NS, None));
     let (malformed, answer, version) =
         (b"\xff".as_slice(), b"\x94\x01\x02\x05\xa1a".as_slice(), b"\x94\x02\x00\x05\xa1a");
     let silent = |reason| Err(Silence::Dropped(reason));

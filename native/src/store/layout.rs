@@ -2,7 +2,7 @@
 //!
 //! The definition is `lookupd/store/schema.py`: keys are big-endian, values little-endian.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use twox_hash::XxHash3_64;
 
 use super::StoreError;
@@ -123,6 +123,8 @@ pub struct Tables {
     routes: Vec<Option<Route>>,
     /// Length of the prefixes, and holders by the prefixes' digits as a number; the longest first.
     ranges: Vec<(usize, FxHashMap<u64, u16>)>,
+    /// Length and digits of what longer prefixes begin with.
+    range_starts: FxHashSet<(usize, u64)>,
 }
 
 impl Tables {
@@ -140,6 +142,14 @@ impl Tables {
     #[inline]
     pub fn route(&self, id: u16) -> Option<&Route> {
         self.routes.get(usize::from(id))?.as_ref()
+    }
+
+    /// Whether a number that begins with these ASCII digits may be in a range: one holds it, or begins with it.
+    pub fn touches_range(&self, digits: &[u8]) -> bool {
+        let (starts, count) = starts_of(digits);
+        let is_start = count == digits.len()
+            && starts.get(count).is_some_and(|start| self.range_starts.contains(&(count, *start)));
+        is_start || self.range_holder(digits).is_some()
     }
 
     /// The route id of the longest prefix in the ranges table that these ASCII digits start with.
@@ -180,6 +190,7 @@ impl Tables {
         let Some(prefix) = starts.get(key.len()).filter(|_| count == key.len()) else {
             return Ok(()); // no number starts with it
         };
+        self.range_starts.extend(starts.iter().take(count).enumerate().map(|(length, start)| (length, *start)));
         let place = match self.ranges.binary_search_by(|(length, _)| key.len().cmp(length)) {
             Ok(place) => place,
             Err(place) => {

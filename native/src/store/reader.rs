@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::layout::{self, BLOCK_BYTES, Damaged, ENTRIES_PER_PART, NUMBERS_PER_BLOCK, State, Tables};
+use super::layout::{self, BLOCK_BYTES, Damaged, ENTRIES_PER_PART, NUMBERS_PER_BLOCK, ROUTE_MASK, State, Tables};
 use super::lmdb::{self, Step, Transaction};
 use super::sums::Sums;
 use super::{BLOCKS, DATABASES, Environment, META, RANGES, ROUTES, StoreError};
+use crate::limits::{E164_DIGITS_MAX, TN_DIGITS_MIN};
 
 /// Blocks or other records between two looks at whether the map is to be replaced.
 const WARMED_AT_ONCE: usize = 4096;
@@ -93,6 +94,47 @@ impl Reader {
             Ok(value) => Ok(value.map(|value| Block { number: block, value, sums: &self.sums })),
             Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
         }
+    }
+
+    /// Whether a ported number is longer than these ASCII digits and begins with them. digits: 1 to 15, no zero first.
+    ///
+    /// A block that exists counts where the digits end above its thousand.
+    pub fn has_ported_under(&self, digits: &[u8]) -> Result<bool, StoreError> {
+        let start = digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit.wrapping_sub(b'0')));
+        for length in TN_DIGITS_MIN.max(digits.len() + 1)..=E164_DIGITS_MAX {
+            let span = 10_u64.pow((length - digits.len()) as u32);
+            let first = start * span;
+            let Some(block) = self.block_from(first / NUMBERS_PER_BLOCK as u64)? else {
+                return Ok(false); // longer numbers would lie behind it
+            };
+            if block * NUMBERS_PER_BLOCK as u64 >= first + span {
+                continue;
+            }
+            if span >= NUMBERS_PER_BLOCK as u64 || self.holds_ported(block, first, first + span)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether one of the numbers from first to before end, all of one block, is ported.
+    fn holds_ported(&self, block: u64, first: u64, end: u64) -> Result<bool, StoreError> {
+        let Some(block) = self.block(block)? else { return Ok(false) };
+        for tn in first..end {
+            let entry = block.entry((tn % NUMBERS_PER_BLOCK as u64) as usize);
+            if entry.map_err(|_| StoreError::ours("a block is damaged"))? & ROUTE_MASK != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first block in the store that is not below this one.
+    fn block_from(&self, block: u64) -> Result<Option<u64>, StoreError> {
+        let unreadable = |error: StoreError| error.about(self.environment.path(), "", ": restore the store");
+        let mut cursor = self.transaction.cursor(self.environment.databases[BLOCKS]).map_err(unreadable)?;
+        let found = cursor.seek(&block.to_be_bytes()).map_err(unreadable)?;
+        found.map(|(key, _)| layout::block_number(key)).transpose()
     }
 
     /// None when LMDB cannot say it for certain: the state is then read again, which tells.

@@ -13,7 +13,7 @@ use crate::counters::{Counters, Usage};
 use crate::engine::{Engine, Located, Service};
 use crate::limits::DRAIN_NS;
 use crate::model::Drop;
-use crate::responder::{Dialect, Silence, Tally, Told};
+use crate::responder::{Asker, Dialect, Silence, Tally, Told};
 use crate::udp::server::Shared;
 use crate::udp::sys::{Destination, Inbox, Outbox, Peer, Received, SLOT_BYTES, now_monotonic_ns, now_realtime_ns};
 
@@ -186,7 +186,8 @@ impl<D: Dialect> Worker<D> {
                     continue;
                 }
                 let message = &message[..message.len().min(D::BYTES_MAX)];
-                match dialect.read(message, engine.clients().client(client), now) {
+                let asker = Asker { client: engine.clients().client(client), peer: received.peer.address() };
+                match dialect.read(message, asker, now) {
                     Ok(question) => {
                         let located = engine.locate(dialect.number(&question, engine));
                         let arrived_ns = if received.arrived_ns == 0 { real_now } else { received.arrived_ns };
@@ -246,7 +247,9 @@ impl Replies {
             self.bytes.clear();
             match dialect.reply(&question, &located, engine, &mut self.bytes) {
                 Ok(told) => {
-                    self.outbox.push(origin.peer, origin.destination, &self.bytes);
+                    let port = dialect.reply_port(&question);
+                    let peer = port.map_or(origin.peer, |port| origin.peer.with_port(port));
+                    self.outbox.push(peer, origin.destination, &self.bytes);
                     self.told.push((told, origin));
                 }
                 Err(silence) => self.silence(engine.usage(), D::INDEX, origin.client, silence),

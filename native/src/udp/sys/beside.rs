@@ -43,6 +43,18 @@ impl Peer {
         IpAddr::V4(Ipv4Addr::new(at[4], at[5], at[6], at[7]))
     }
 
+    /// Address and port, without flow and scope.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(), self.port())
+    }
+
+    /// The same address at another port.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Peer {
+        self.address[2..4].copy_from_slice(&port.to_be_bytes());
+        self
+    }
+
     /// The port; 0 when the kernel told none.
     pub fn port(&self) -> u16 {
         u16::from_be_bytes([self.address[2], self.address[3]])
@@ -74,7 +86,7 @@ impl From<SocketAddr> for Peer {
 
 impl std::fmt::Debug for Peer {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "{}", SocketAddr::new(self.ip(), self.port()))
+        write!(to, "{}", self.address())
     }
 }
 
