@@ -124,7 +124,22 @@ class Plan:
 class EnumProfile:
     """How a client is answered by ENUM; shared with the workers."""
 
-    def __new__(cls) -> EnumProfile: ...
+    def __new__(
+        cls,
+        *,
+        apexes: Sequence[str],
+        services: Sequence[str],
+        ttl: int,
+        negative_ttl: int,
+        domain: str,
+        nameservers: list[tuple[str, Sequence[str]]],
+        unported: str,
+        rn_context: str,
+        cic_context: str,
+        unmapped_routing_number: str,
+        tell: str,
+    ) -> EnumProfile:
+        """See `profiles.EnumSettings`. Raises ValueError for what `profiles.check_enum` refuses."""
 
 class SipProfile:
     """How a client is answered by SIP; shared with the workers."""
