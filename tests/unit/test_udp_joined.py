@@ -1,4 +1,4 @@
-"""Replies that leave in one system call: the same bytes, in the same order, each to its own peer."""
+"""Replies that leave in one system call: the same bytes, each to its own peer."""
 
 from __future__ import annotations
 
