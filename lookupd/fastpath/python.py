@@ -9,6 +9,7 @@ from lookupd.access import Access
 from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.fastpath.enum import EnumResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
@@ -56,5 +57,7 @@ class PythonPath:
                 self._engine, counters, legacy=settings.legacy, unmapped_carrier_id=settings.unmapped_carrier_id
             )
         udp = transport == "udp"
+        if dialect == "enum":
+            return EnumResponder(self._engine, counters, udp=udp)
         bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
         return NpqResponder(self._engine, counters, answer_bytes_max=bytes_max, tells_errors=not udp)
