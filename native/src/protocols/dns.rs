@@ -487,21 +487,16 @@ impl<'o> Reply<'o> {
     /// out, then all of them.
     #[inline]
     pub fn end(mut self, query: &Query<'_>, rcode: Rcode, option: &[u8], bytes_max: usize) {
-        let opt_bytes = |option: &[u8]| if query.edns.is_some() { OPT_BYTES + option.len() } else { 0 };
-        let mut option = option;
-        if self.len() + opt_bytes(option) > bytes_max {
-            if self.extras != 0 {
-                self.out.truncate(self.extra_start);
-                self.extras = 0;
-            }
-            if self.len() + opt_bytes(option) > bytes_max {
-                self.out.truncate(self.question_end);
-                (self.answers, self.authorities) = (0, 0);
-                self.cut();
-                if self.len() + opt_bytes(option) > bytes_max {
-                    option = &[];
-                }
-            }
+        let opt_bytes = if query.edns.is_some() { OPT_BYTES + option.len() } else { 0 };
+        if self.extras != 0 && self.len() + opt_bytes > bytes_max {
+            self.out.truncate(self.extra_start);
+            self.extras = 0;
+        }
+        if self.len() + opt_bytes > bytes_max {
+            // A question and an OPT fit every bound: no longer than what was asked, but for our option of 12 bytes.
+            self.out.truncate(self.question_end);
+            (self.answers, self.authorities) = (0, 0);
+            self.cut();
         }
         if let Some(edns) = query.edns {
             write_opt(edns, rcode, option, self.out);

@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use crate::limits::{DNS_NAME_BYTES_MAX, E164_DIGITS_MAX};
+use crate::limits::{DNS_NAME_BYTES_MAX, E164_DIGITS_MAX, NAPTR_TEXT_BYTES_MAX};
 use crate::model::{Outcome, Route};
 use crate::protocols::dns::{self, Data, Filling, Name, POINTER_TO_QUESTION, Rcode, Records, Reply, patch};
 use crate::protocols::tel_parameters::{Parameters, Unported};
@@ -20,8 +20,6 @@ const SOA_NUMBERS: [u32; 3] = [3600, 600, 604_800];
 const TELL_OPTION: u16 = 65_001;
 const TELL_OPTION_BYTES: usize = 12;
 const NO_AGE: u32 = u32::MAX;
-/// What one byte can say of a text's length.
-const TEXT_BYTES_MAX: usize = 255;
 
 /// `profiles.EnumSettings`, as plain values.
 #[derive(Clone, Debug, Default)]
@@ -193,14 +191,15 @@ impl Profile {
         let services = settings.services.iter().enumerate();
         let services =
             services.map(|(at, service)| Service::new(at, service, &settings)).collect::<Result<Vec<_>, _>>()?;
+        let parameters = &settings.parameters;
         let mut longest = Vec::new();
-        settings.parameters.write(Some(""), Some(""), &mut longest);
+        parameters.write(Some(""), parameters.cic("0").and(Some("")), &mut longest);
         let tail_bytes = services.iter().map(|service| service.tail.len()).max().unwrap_or(0);
         let unmapped = settings.unmapped_routing_number;
         Ok(Profile {
             zones,
             services,
-            rn_and_cic_bytes_max: TEXT_BYTES_MAX.saturating_sub(REGEXP_START_BYTES + longest.len() + tail_bytes),
+            rn_and_cic_bytes_max: NAPTR_TEXT_BYTES_MAX.saturating_sub(REGEXP_START_BYTES + longest.len() + tail_bytes),
             ttl: settings.ttl,
             unported: settings.unported,
             parameters: settings.parameters,
@@ -309,14 +308,8 @@ impl Zone {
         for server in &servers {
             zone.servers.add(&owner, dns::NS, SOA_TTL, &server.data);
         }
-        for (at, server) in servers.iter().enumerate() {
+        for server in &servers {
             let Some(labels) = &server.labels else { continue };
-            let same = |other: &&Server<'_>| other.labels.as_ref() == Some(labels);
-            if servers[..at].iter().any(|other| same(&other)) {
-                continue;
-            }
-            // Of servers with one name the last one counts, at the place of the first.
-            let server = servers.iter().rev().find(same).unwrap_or(server);
             zone.above.extend(parents(labels).map(<[u8]>::to_vec));
             zone.addresses.append(&server.records(&server.data, dns::ANY));
             let owner = Data::default().bytes(&POINTER_TO_QUESTION);
