@@ -23,7 +23,7 @@ PROFILES: dict[str, EnumSettings] = {
         nameservers={"ns1.np.example": ("192.0.2.1", "2001:db8::1"), "ns2.np.example": ("192.0.2.2",)},
     ),
     "nested": EnumSettings(
-        apex=("example.", "NP.Example", "i.np.example"),
+        apex=("example.", "NP.Example", "i.np.example", "e164.arpa"),
         service=tuple(reversed(BOTH)),
         ttl=0,
         negative_ttl=604_800,
@@ -40,11 +40,15 @@ PROFILES: dict[str, EnumSettings] = {
         unmapped_routing_number="FFF",
         tell="edns",
     ),
-    "txt": EnumSettings(apex=("e164.arpa", LONG_APEX), unported="unknown", tell="txt", rn_context="+886"),
-    "cic": EnumSettings(apex="np.example", service=BOTH, domain="1.2.3.4", cic_context="cic.example", tell="txt"),
-    "edns": EnumSettings(apex="e164.arpa", unported="unknown", unmapped_routing_number="0" * 15, tell="edns"),
+    "txt": EnumSettings(apex=("e164.arpa", "np.example", LONG_APEX), unported="unknown", tell="txt", rn_context="+886"),
+    "cic": EnumSettings(
+        apex=("np.example", "E164.ARPA"), service=BOTH, domain="1.2.3.4", cic_context="cic.example", tell="txt"
+    ),
+    "edns": EnumSettings(
+        apex=("e164.arpa", "np.example"), unported="unknown", unmapped_routing_number="0" * 15, tell="edns"
+    ),
     "longest": EnumSettings(
-        apex="np.example",
+        apex=("np.example", "e164.arpa"),
         service=BOTH,
         domain="h" * 58,
         rn_context="r" * 63,
@@ -62,7 +66,7 @@ PROFILES: dict[str, EnumSettings] = {
 for _name, _settings in PROFILES.items():
     check_enum(_name, _settings)
 
-APEXES = ("np.example",) * 6 + ("e164.arpa",) * 6 + (
+APEXES = ("np.example",) * 15 + ("e164.arpa",) * 15 + (
     "example", "i.np.example", "NP.EXAMPLE", "a.b", "b", "x1.e164.arpa", LONG_APEX, "arpa", "", "test", "xnp.example",
     "np.example.test",
 )  # fmt: skip
