@@ -22,7 +22,7 @@ DEFAULT_SERVER = "udp://127.0.0.1:4700"
 config_option = click.option("--config", type=PATH, help="Configuration file that names the store and the plan.")
 store_option = click.option("--store", type=PATH, help="Folder of the store, when there is no configuration file.")
 country_option = click.option(
-    "--country", default="886", show_default=True, help="Country code of the plan, with --store."
+    "--country", default="886", show_default=True, help="Country code of the plan, without --config."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
 
@@ -134,7 +134,7 @@ def _try_deep(settings: Config) -> None:
     "--server",
     "servers",
     multiple=True,
-    help=f"udp:// or tcp://, may be repeated.  [default: {DEFAULT_SERVER}]",
+    help=f"udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST; may be repeated.  [default: {DEFAULT_SERVER}]",
 )
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for an answer.")
 @config_option
@@ -156,12 +156,14 @@ def query(
 
     \b
     Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
+              lookupd query 0912345678 --server enum://127.0.0.1:5300/np.example
+              lookupd query 0912345678 --server sip+tcp://127.0.0.1:5070
               lookupd query +886912345678 --store /var/lib/lookupd/a --json
     """
 
     def work() -> None:
         if config is None and store is None:
-            views = asyncio.run(_ask(servers or (DEFAULT_SERVER,), numbers, timeout))
+            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country)
         else:
             if servers:
                 raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
@@ -176,7 +178,19 @@ def query(
     _run(as_json, work)
 
 
-async def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
+def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float, country: str) -> list[Any]:
+    from lookupd import clients
+    from lookupd.numbering import load_plan
+
+    as_switches_do = [clients.is_ours(server) for server in servers]
+    if not any(as_switches_do):
+        return asyncio.run(_ask_npq(servers, numbers, timeout))
+    if not all(as_switches_do):
+        raise click.UsageError("--server: enum:// and sip:// servers are asked in turn, not beside udp:// or tcp://")
+    return clients.ask(servers, numbers, load_plan(country), timeout)
+
+
+async def _ask_npq(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
     from lookupd.client import LookupClient
     from lookupd.numbering import strip_separators
 
