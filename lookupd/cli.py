@@ -226,14 +226,23 @@ def _line(fields: dict[str, Any]) -> str:
 @cli.command()
 @click.argument("number")
 @click.option("--as-of", metavar="TIME", help="The answer as it was at this time (RFC 3339), within the kept history.")
+@click.option("--client", help="What this client of the configuration is answered.  [default: all of them]")
 @config_option
 @store_option
 @country_option
 @json_option
 def explain(
-    number: str, as_of: str | None, config: Path | None, store: Path | None, country: str, as_json: bool
+    number: str,
+    as_of: str | None,
+    client: str | None,
+    config: Path | None,
+    store: Path | None,
+    country: str,
+    as_json: bool,
 ) -> None:
-    """Show each step from NUMBER to its answer, and the last changes of the number.
+    """Show each step from NUMBER to its answer, the last changes of the number, and what each dialect says of it.
+
+    With --config the dialects are those that are served, for each client's profile; without, all, as by default.
 
     \b
     Examples: lookupd explain 0912345678 --config /etc/lookupd/a.toml
@@ -250,6 +259,8 @@ def explain(
         from lookupd.engine import Engine
         from lookupd.explain import explain as explain_number
         from lookupd.explain import explain_as_of
+        from lookupd.explain_dialects import choose_clients, dialect_answers
+        from lookupd.numbering import strip_separators
         from lookupd.status import unix_now
         from lookupd.store.reader import Reader
 
@@ -262,6 +273,10 @@ def explain(
                 engine.reader = reader
                 engine.begin(unix_now())
                 steps = explain_number(engine, number)
+                asked = steps["number"] or strip_separators(number)
+                steps["dialects"] = dialect_answers(
+                    engine, settings, asked, choose_clients(settings, client), _served(settings, config)
+                )
         if as_json:
             click.echo(json.dumps(steps, ensure_ascii=False))
             return
@@ -270,6 +285,12 @@ def explain(
                 click.echo(f"{name if at == 0 else '':<11}{line}")
 
     _run(as_json, work)
+
+
+def _served(settings: Config, config: Path | None) -> tuple[str, ...]:
+    """Dialects that are explained: of a configuration what it serves, otherwise all."""
+    served = {dialect for dialect, _ in settings.endpoints()}
+    return tuple(dialect for dialect in ("pdb", "enum", "sip") if config is None or dialect in served)
 
 
 def _shown(value: Any) -> list[str]:
