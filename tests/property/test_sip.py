@@ -32,7 +32,8 @@ NUMBERS = ["+886912345678", "0912345678", "+886911000000", "+886931000000", "110
 PARTS = [
     b"\r\n", b"\n", b"\r", b" ", b"\t", b";", b",", b":", b'"', b"\\", b"<", b">", b"=", b"@", b"%", b"\0", b"\xff",
     b"[", b"SIP/2.0", b"Via: ", b"v:", b";rport", b";received=", b";branch=", b";tag=", b";npdi", b";rn=",
-    b"Content-Length: 1", b"\r\n\r\n", b"INVITE ", b"ACK ", b"tel:", b"sip:", b";phone-context=+886", b"99999999999999999999", b"\r\n ", b"/",
+    b"Content-Length: 1", b"\r\n\r\n", b"INVITE ", b"ACK ", b"tel:", b"sip:",
+    b";phone-context=+886", b"99999999999999999999", b"\r\n ", b"/",
 ]  # fmt: skip
 """What matters to a reader, to be put where it does not belong."""
 
