@@ -128,6 +128,14 @@ networks = st.one_of(
 )
 
 
+def rule(queries_per_second: int, sources: list[str], queries_per_prefix: int = 0) -> Any:
+    """One client, its sources as they are."""
+    from lookupd.fastpath.native import native_rule
+
+    settings = ClientSettings("any", (), queries_per_second=queries_per_second, queries_per_prefix=queries_per_prefix)
+    return native_rule(settings)._replace(sources=sources)
+
+
 @often
 @given(
     lists=st.lists(st.lists(networks.map(str), max_size=4), max_size=6),
@@ -135,7 +143,7 @@ networks = st.one_of(
 )
 def test_client_of_any_address_is_found_alike(lists: list[list[str]], hosts: list[str]) -> None:
     access = Access(tuple(ClientSettings(str(at), tuple(sources)) for at, sources in enumerate(lists)))
-    clients = native.Clients([(0, sources) for sources in lists])
+    clients = native.Clients([rule(0, sources) for sources in lists])
     assert len(clients) == len(lists)
     inside = [str(ipaddress.ip_network(source)[-1]) for sources in lists for source in sources]
     for host in hosts + inside:
@@ -147,8 +155,8 @@ def test_what_is_no_address_or_no_network_is_a_value_error() -> None:
     for source in ("", "x", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "10.0.0/8"):
         if source != "10.0.0.0/":
             with pytest.raises(ValueError, match="is no"):
-                native.Clients([(0, [source])])
-    clients = native.Clients([(1, ["fe80::/10"])])
+                native.Clients([rule(0, [source])])
+    clients = native.Clients([rule(1, ["fe80::/10"])])
     assert clients.find("fe80::1%eth0") == 0
     with pytest.raises(ValueError, match="is no address"):
         clients.find("localhost")
@@ -174,7 +182,7 @@ steps = st.lists(
 @example(rate=1, start=2**64 - 1, steps=[(1000, 0), (1, 0), (2**64 - 1, 0)])
 @example(rate=3, start=0, steps=[(1, 0)] * 4 + [(1, 333_333_333), (1, 333_333_332), (1, 1)])
 def test_rate_decides_alike(rate: int, start: int, steps: list[tuple[int, int]]) -> None:
-    bucket, clients = Bucket(rate), native.Clients([(rate, [])])
+    bucket, clients = Bucket(rate), native.Clients([rule(rate, [])])
     now_ns = start
     for queries, passed_ns in steps:
         now_ns = min(max(now_ns + passed_ns, 0), 2**64 - 1)
@@ -182,8 +190,24 @@ def test_rate_decides_alike(rate: int, start: int, steps: list[tuple[int, int]])
 
 
 def test_no_rate_is_no_limit() -> None:
-    clients = native.Clients([(0, [])])
+    clients = native.Clients([rule(0, [])])
     assert all(clients.take(0, 2**64 - 1, 0) for _ in range(10))
+
+
+@often
+@given(
+    rate=st.integers(1, 20),
+    per_prefix=st.integers(1, 5),
+    asked=st.lists(st.tuples(addresses.map(str), st.integers(0, 10**9)), max_size=60),
+)
+def test_prefix_decides_alike(rate: int, per_prefix: int, asked: list[tuple[str, int]]) -> None:
+    settings = ClientSettings("any", (), queries_per_second=rate, queries_per_prefix=per_prefix)
+    access = Access((ClientSettings("first", ()), settings))
+    clients = native.Clients([rule(0, []), rule(rate, [], per_prefix)])
+    now_ns = 0
+    for host, passed_ns in asked:
+        now_ns += passed_ns
+        assert clients.take(1, 1, now_ns, host) == access.clients[1].take(1, now_ns, host), (host, now_ns)
 
 
 # -- npq -------------------------------------------------------------------------------------------------

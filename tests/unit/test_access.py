@@ -6,7 +6,7 @@ import pytest
 
 from lookupd.access import FULL_AT_NS_MAX, SECOND_NS, Access, Bucket, Client
 from lookupd.config import ClientSettings
-from lookupd.limits import SOURCES_CACHED_MAX
+from lookupd.limits import PREFIX_SLOTS, SOURCES_CACHED_MAX
 
 
 def test_first_entry_that_holds_the_address_wins() -> None:
@@ -86,3 +86,33 @@ def test_buckets_from_outside_take_the_place_of_the_own_ones() -> None:
     assert not shared[1].take(1, SECOND_NS)
     with pytest.raises(ValueError, match="argument"):
         Access(settings, shared[:1])
+
+
+def test_prefix_has_an_allowance_of_its_own() -> None:
+    settings = ClientSettings("a", ("::/0",), queries_per_prefix=2)
+    client = Access((ClientSettings("before", ()), settings)).clients[1]
+    assert client.is_limited
+    now_ns = SECOND_NS
+    for host, neighbour, other in (
+        ("192.0.2.1", "192.0.2.254", "192.0.3.1"),
+        ("2001:db8:0:100::1", "2001:db8:0:1ff::2%eth0", "2001:db8:0:200::1"),
+    ):
+        assert [client.take(1, now_ns, asker) for asker in (host, neighbour, host)] == [True, True, False]
+        assert client.take(1, now_ns, other)
+        assert client.take(1, now_ns + SECOND_NS // 2, neighbour)
+    assert client.take(100, now_ns), "over TCP only the client's own rate counts, and it has none"
+
+
+def test_prefix_is_asked_before_the_clients_rate() -> None:
+    client = Client(ClientSettings("a", ("::/0",), queries_per_second=3, queries_per_prefix=1))
+    assert client.take(1, 0, "192.0.2.1")
+    assert not any(client.take(1, 0, "192.0.2.1") for _ in range(10))
+    assert client.take(2, 0), "what a prefix is denied is not taken from its client"
+    assert not client.take(1, 0, "198.51.100.1")
+
+
+def test_forged_sources_do_not_make_the_table_of_prefixes_grow() -> None:
+    client = Client(ClientSettings("a", ("::/0",), queries_per_prefix=1))
+    for prefix in range(3 * PREFIX_SLOTS):
+        client.take_from(f"10.{prefix >> 8 & 255}.{prefix & 255}.1" if prefix < 65_536 else "192.0.2.1", 0)
+    assert 0.5 * PREFIX_SLOTS < len(client._prefixes._buckets) <= PREFIX_SLOTS

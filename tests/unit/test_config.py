@@ -98,7 +98,34 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
         ("[listen]\nnpq = ['udp://127.0.0.1']", "write it like"),
         ("[listen]\nnpq = ['udp://127.0.0.1:99999']", "listen.npq"),
         ("[listen]\nnpq = ['udp://127.0.0.1:5']\npdb = ['udp://127.0.0.1:5']", "named twice"),
-        ("[listen]\nenum = ['udp://127.0.0.1:5353']", "listen.enum: unknown key"),
+        ("[listen]\nxmpp = ['udp://127.0.0.1:5353']", "listen.xmpp: unknown key"),
+        ("[listen]\nsip = ['http://127.0.0.1:5060']", "listen.sip: http://127.0.0.1:5060: served over udp and tcp"),
+        ("[enum]\napex = []", "enum.apex: 1 to 16 names"),
+        ("[enum]\napex = ['a.example', 'A.example.']", "enum.apex: a name stands twice"),
+        ("[enum]\napex = 'a..example'", "enum.apex: 'a..example' is no domain name"),
+        ("[enum]\nservice = 'E2U+sip'", "enum.service: one or both of"),
+        ("[enum]\nservice = 'E2U+pstn:sip'", "enum.domain: E2U+pstn:sip needs the host"),
+        ("[enum]\nttl = -1", "enum.ttl: seconds, 0 to 604800"),
+        ("[enum]\nnegative_ttl = 'long'", "enum.negative_ttl"),
+        ("[enum]\nunported = 'nothing'", "enum.unported"),
+        ("[enum]\nrn_context = 'a b'", "enum.rn_context"),
+        ("[enum.nameservers]\n'ns.example' = ['192.0.2.300']", "enum.nameservers.ns.example"),
+        ("[enum.nameservers]\n'ns.example' = " + str(["192.0.2.1"] * 9), "enum.nameservers.ns.example: at most 8 addr"),
+        ("[enum.nameservers]\n'ns.example' = []\n'NS.example.' = []", "enum.nameservers: a name stands twice"),
+        ("[enum.nameservers]\n'Ns.4.e164.ARPA' = []", "enum.nameservers.Ns.4.e164.ARPA: lies where the numbers'"),
+        ("[enum.nameservers]\n'4.e164.arpa.' = []", "enum.nameservers.4.e164.arpa.: lies where"),
+        (
+            f"[enum]\nservice = 'E2U+pstn:sip'\nrn_context = '{'a' * 62}'\ndomain = '{'b' * 100}'\ncic_context = '+12345678'",
+            "enum: rn_context, cic_context and domain together are 5 bytes too long",
+        ),
+        ("[sip]\nstatus = 303", "sip.status"),
+        ("[sip]\ndomain = 'a b'", "sip.domain: 'a b': a host, perhaps with a port"),
+        ("[sip]\ndomain = 'a.example:99999'", "sip.domain"),
+        ("[sip]\nunmapped_routing_number = 'xyz'", "sip.unmapped_routing_number: 1 to 15 of 0-9 A-F"),
+        ("[[client]]\nname='a'\nsources=['::1']\n[client.sip]\nform='both'", "client[0].sip.form"),
+        ("[[client]]\nname='a'\nsources=['::1']\n[client.enum]\nttl=-1", "client[0].enum.ttl: seconds"),
+        ("[[client]]\nname='a'\nsources=['::1']\n[client.enum]\nappex='a'", "client[0].enum.appex: unknown key; did"),
+        ("[[client]]\nname='a'\nsources=['::1']\nqueries_per_prefix=-1", "client[0].queries_per_prefix: 0 (no"),
         ("[engine]\nudp = 'rust'", "engine.udp"),
         ("[engine]\nthreads = -1", "engine.threads"),
         ("[engine]\nthreads = 129", "engine.threads: 0 to 128"),
@@ -210,3 +237,35 @@ def test_units() -> None:
     ):
         with pytest.raises(ValueError, match=r"time|years"):
             parse_time(bad)
+
+
+def test_client_replaces_single_keys_of_a_profile(tmp_path: Path) -> None:
+    file = tmp_path / "lookupd.toml"
+    file.write_text(
+        """[[client]]
+name = "switch"
+sources = ["192.0.2.1"]
+[client.enum]
+apex = ["np.example", "carrier.example."]
+[client.sip]
+status = 301
+[[client]]
+name = "other"
+sources = ["192.0.2.2"]
+[enum]
+ttl = 5
+[sip]
+unported = "unknown"
+"""
+    )
+    config = read_config(file)
+    switch, other = config.clients
+    assert (switch.enum.apexes, switch.enum.ttl) == (("np.example", "carrier.example"), 5)
+    assert (switch.sip.status, switch.sip.unported) == (301, "unknown")
+    assert (other.enum, other.sip) == (config.enum, config.sip)
+
+
+def test_client_that_is_there_by_itself_has_the_profiles_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "lookupd.toml"
+    file.write_text("[enum]\nttl = 5\n")
+    assert [(client.name, client.enum.ttl) for client in read_config(file).clients] == [("local", 5)]
