@@ -183,6 +183,12 @@ impl Clients {
     }
 }
 
+/// Where a client's allowance for the prefix of an address lies.
+#[pyfunction]
+pub fn slot(client: usize, host: &str) -> PyResult<usize> {
+    Ok(access::slot(client, parse_host(host)?))
+}
+
 /// As sockets tell it, perhaps with a zone.
 pub(super) fn parse_host(host: &str) -> PyResult<IpAddr> {
     parse_address(host.split_once('%').map_or(host, |(address, _)| address))
