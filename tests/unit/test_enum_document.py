@@ -22,8 +22,6 @@ from lookupd.config import read_config
 from lookupd.profiles import ENUM_SERVICES, EnumSettings
 from tests.conftest import Workbench, serve
 
-pytestmark = pytest.mark.usefixtures("python_engine")
-
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "enum.md"
 AGE_SECONDS = 42
 LISTEN = 'enum = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]'
@@ -154,6 +152,7 @@ def test_bound_on_the_page_is_the_bound_in_force(sentence: str) -> None:
 
 
 @every_example
+@pytest.mark.usefixtures("each_engine")
 async def test_example_is_answered_by_a_running_daemon(tmp_path: Path, example: Example) -> None:
     for attempt in range(10):
         workbench = Workbench(tmp_path / str(attempt))
