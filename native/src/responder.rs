@@ -217,9 +217,22 @@ pub fn respond<D: Dialect>(
     now_ns: u64,
     out: &mut Vec<u8>,
 ) -> Result<Told, Silence> {
+    respond_to(dialect, engine, message, asker, now_ns, out).map(|(told, _)| told)
+}
+
+/// The same, and where over UDP the reply goes instead of the port that the message came from.
+pub fn respond_to<D: Dialect>(
+    dialect: &D,
+    engine: &Engine,
+    message: &[u8],
+    asker: Asker<'_>,
+    now_ns: u64,
+    out: &mut Vec<u8>,
+) -> Result<(Told, Option<u16>), Silence> {
     let question = dialect.read(message, asker, now_ns)?;
     let located = engine.locate(dialect.number(&question, engine));
-    dialect.reply(&question, &located, engine, out)
+    let told = dialect.reply(&question, &located, engine, out)?;
+    Ok((told, dialect.reply_port(&question)))
 }
 
 /// The pdb dialect: OK with a carrier id, `NOT_FOUND`, `NOT_NUMBER`, or silence rather than a doubtful answer.
@@ -392,6 +405,8 @@ fn resolve_all<'e>(many: &npq::Many<'_>, engine: &'e Engine) -> Vec<Answer<'e>> 
     answers.extend(ahead.drain(..).map(|located| engine.answer(&located)));
     answers
 }
+
+pub mod sip;
 
 #[cfg(test)]
 mod tests;
