@@ -14,6 +14,10 @@ use crate::model::{Answer, Drop, OUTCOMES, Outcome, Refusal};
 use crate::plan::Digits;
 use crate::protocols::{npq, pdb};
 
+mod sip;
+
+pub use sip::Sip;
+
 /// Blocks of a batch query that are on their way to the processor at a time: 32 kB, which its nearest cache holds.
 const NUMBERS_AHEAD: usize = 16;
 
@@ -405,8 +409,6 @@ fn resolve_all<'e>(many: &npq::Many<'_>, engine: &'e Engine) -> Vec<Answer<'e>> 
     answers.extend(ahead.drain(..).map(|located| engine.answer(&located)));
     answers
 }
-
-pub mod sip;
 
 #[cfg(test)]
 mod tests;

@@ -23,26 +23,33 @@ import msgspec
 import numpy as np
 
 from lookupd import _native
-from lookupd.access import Client
+from lookupd.access import Access
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer
 from lookupd.fastpath.native import native_rule
+from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
+from lookupd.profiles import SipSettings
 from lookupd.store.reader import Reader
+from tests.parity import sip_messages
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
-PEER = ("127.0.0.1", 5000)
+PEERS: dict[str, tuple[Peer, ...]] = {"npq": (("127.0.0.1", 5000),), "pdb": (("127.0.0.1", 5000),), "sip": sip_messages.PEERS}
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
 CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
+
+
+Reply = tuple[bytes | None, int]
+"""None = silence; and the port that it goes to, 0 = the peer's."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -54,11 +61,14 @@ class Scenario(msgspec.Struct, frozen=True):
     stale_after: float
     now: int
     queries_per_second: int
+    queries_per_prefix: int
     clock_ns: int
     legacy: bool
     unmapped_carrier_id: int
     answer_bytes_max: int
     tells_errors: bool
+    sip: SipSettings = SipSettings()
+    tag_seed: int = 0
 
 
 def pick(rng: np.random.Generator) -> Scenario:
@@ -68,17 +78,20 @@ def pick(rng: np.random.Generator) -> Scenario:
         return choices[int(rng.integers(len(choices)))]
 
     return Scenario(
-        dialect=one("npq", "pdb"),
+        dialect=one("npq", "pdb", "sip"),
         store=one(*("rich",) * 10, *("wrapped",) * 4, "bare", None),
         country=one("886", "886", "886", *PLANS),
         stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
         now=CONFIRMED_AT + one(0, 1, 42, 99, 100, 101, 3600, 70_000, 5_000_000_000, -1, -5000),
         queries_per_second=one(*(0,) * 12, 1, 3, 1000, 999_999_937),
+        queries_per_prefix=one(*(0,) * 8, 1, 40),
         clock_ns=one(0, 1, NS, 86_400 * NS, 1 << 62, (1 << 64) - 30 * NS),
         legacy=one(True, True, False),
         unmapped_carrier_id=one(1000, 1, 32_767),
         answer_bytes_max=one(1, 12, 40, 100, 300, *(NPQ_DATAGRAM_ANSWER_BYTES_MAX,) * 3, *(NPQ_FRAME_BYTES_MAX,) * 2),
         tells_errors=one(False, True),
+        sip=sip_messages.pick_settings(rng),
+        tag_seed=one(0, 1, (1 << 64) - 1, 0x0123_4567_89AB_CDEF),
     )
 
 
@@ -93,17 +106,28 @@ class Both:
     def __init__(self, scenario: Scenario, readers: dict[str, Reader], stores: dict[str, _native.Environment]) -> None:
         """readers: of py-lmdb. stores: the same data, opened natively."""
         plan = PLANS[scenario.country]
-        settings = ClientSettings("client", ("127.0.0.1/32",), queries_per_second=scenario.queries_per_second)
-        self.client = Client(settings)
+        settings = ClientSettings(
+            "client",
+            ("127.0.0.1/32",),
+            queries_per_second=scenario.queries_per_second,
+            queries_per_prefix=scenario.queries_per_prefix,
+            sip=scenario.sip,
+        )
+        # The place in the list is a part of where an allowance by prefix lies.
+        self.client = Access((NOBODY, settings)).clients[1]
         self.engine = Engine(plan, scenario.stale_after)
         self.engine.reader = readers[scenario.store] if scenario.store is not None else None
         if self.engine.reader is not None:
             self.engine.reader.damaged.clear()
         self.counters = QueryCounters(scenario.dialect, "udp")
-        self.python: PdbResponder | NpqResponder
+        self.python: PdbResponder | NpqResponder | SipResponder
         if scenario.dialect == "pdb":
             self.python = PdbResponder(
                 self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
+            )
+        elif scenario.dialect == "sip":
+            self.python = SipResponder(
+                self.engine, self.counters, udp=not scenario.tells_errors, tag_seed=scenario.tag_seed
             )
         else:
             self.python = NpqResponder(
@@ -122,6 +146,7 @@ class Both:
             tells_errors=scenario.tells_errors,
             legacy=scenario.legacy,
             unmapped_carrier_id=scenario.unmapped_carrier_id,
+            tag_seed=scenario.tag_seed,
         )
 
     def begin(self, now: int) -> None:
@@ -129,12 +154,18 @@ class Both:
         self.engine.begin(UnixSeconds(now))
         self.native.begin(now)
 
-    def ask(self, messages: list[bytes], now_ns: int) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Python's replies and native ones."""
-        respond, client = self.python.respond, self.client
-        replies = [respond(message, client, now_ns, PEER) for message in messages]
-        self.python.settle()
-        return replies, self.native.respond_many(messages, 1, now_ns, *PEER)
+    def ask(self, messages: list[bytes], now_ns: int, peer: Peer) -> tuple[list[Reply], list[Reply]]:
+        """Python's replies and native ones, each with the port that it goes to, 0 = the peer's."""
+        python, native, client = self.python, self.native, self.client
+        ours: list[Reply] = []
+        for message in messages:
+            reply = python.respond(message, client, now_ns, peer)
+            ours.append((reply, python.reply_port if reply is not None else 0))
+        python.settle()
+        if python.counters.dialect != "sip":
+            return ours, [(reply, 0) for reply in native.respond_many(messages, 1, now_ns, peer[0], peer[1])]
+        theirs = [(native.respond(message, 1, now_ns, peer[0], peer[1]), native.reply_port()) for message in messages]
+        return ours, theirs
 
     def counts(self) -> tuple[dict[str, object], dict[str, object]]:
         """What each has counted."""
@@ -180,7 +211,7 @@ class Opened:
         self.seed = seed
         self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
         self.stores = {path.name: _native.Environment(str(path), MAP) for path in sorted((folder / "native").iterdir())}
-        self.pools = {dialect: Pool(dialect, seed) for dialect in ("npq", "pdb")}
+        self.pools = {dialect: Pool(dialect, seed) for dialect in PEERS}
 
     def both(self, scenario: Scenario) -> Both:
         """Under a scenario, with nothing asked yet."""
@@ -192,12 +223,12 @@ class Opened:
         scenario = pick(rng)
         both = self.both(scenario)
         messages = self.pools[scenario.dialect].take(rng, count)
-        for now, now_ns, batch in batches(rng, scenario, messages):
+        for now, now_ns, peer, batch in batches(rng, scenario, messages):
             both.begin(now)
-            ours, theirs = both.ask(batch, now_ns)
+            ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
+                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns, from {peer}"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
@@ -227,20 +258,23 @@ class Opened:
 
 def batches(
     rng: np.random.Generator, scenario: Scenario, messages: list[bytes]
-) -> Iterator[tuple[int, int, list[bytes]]]:
-    """The messages in batches, the clocks going on between them."""
+) -> Iterator[tuple[int, int, Peer, list[bytes]]]:
+    """The messages in batches, each from one peer, the clocks going on between them."""
+    peers = PEERS[scenario.dialect]
     now, now_ns, at = scenario.now, scenario.clock_ns, 0
     while at < len(messages):
         size = int(rng.choice((1, 7, 32, 200, 1000)))
-        yield now, min(now_ns, (1 << 64) - 1), messages[at : at + size]
+        yield now, min(now_ns, (1 << 64) - 1), peers[int(rng.integers(len(peers)))], messages[at : at + size]
         at += size
         now_ns += int(rng.choice(CLOCK_STEPS_NS))
         now += int(rng.choice((0, 0, 0, 1, 1000)))
 
 
-def shown(reply: bytes | None) -> str:
+def shown(reply: Reply) -> str:
     """For people."""
-    return "silence" if reply is None else reply.hex()
+    message, port = reply
+    text = "silence" if message is None else message.hex()
+    return f"{text} to port {port}" if port else text
 
 
 def prepare(folder: Path, seed: int) -> None:
@@ -289,7 +323,7 @@ def run_one(seed: int, chunk: int, message: bytes | None) -> str | None:
             scenario = pick(np.random.default_rng([seed, chunk]))
             both = opened.both(scenario)
             both.begin(scenario.now)
-            (ours,), (theirs,) = both.ask([message], scenario.clock_ns)
+            (ours,), (theirs,) = both.ask([message], scenario.clock_ns, PEERS[scenario.dialect][0])
             report = f"{scenario}\npython {shown(ours)}\nnative {shown(theirs)}"
             print(report)
             report = None if ours == theirs and both.counts()[0] == both.counts()[1] else report

@@ -14,8 +14,7 @@ use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
-use crate::responder::sip::Sip;
-use crate::responder::{Asker, Dialect, Npq, Pdb, Tally, respond_to};
+use crate::responder::{Asker, Dialect, Npq, Pdb, Sip, Tally, respond_to};
 use crate::udp::server::{Server, join};
 use crate::udp::sys::duplicate;
 
