@@ -41,7 +41,11 @@ from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
-PEERS: dict[str, tuple[Peer, ...]] = {"npq": (("127.0.0.1", 5000),), "pdb": (("127.0.0.1", 5000),), "sip": sip_messages.PEERS}
+PEERS: dict[str, tuple[Peer, ...]] = {
+    "npq": (("127.0.0.1", 5000),),
+    "pdb": (("127.0.0.1", 5000),),
+    "sip": sip_messages.PEERS,
+}
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
@@ -71,20 +75,20 @@ class Scenario(msgspec.Struct, frozen=True):
     tag_seed: int = 0
 
 
-def pick(rng: np.random.Generator) -> Scenario:
+def pick(rng: np.random.Generator, dialects: tuple[str, ...] = tuple(PEERS)) -> Scenario:
     """Any of them; the usual ones are the most likely."""
 
     def one(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
     return Scenario(
-        dialect=one("npq", "pdb", "sip"),
+        dialect=one(*dialects),
         store=one(*("rich",) * 10, *("wrapped",) * 4, "bare", None),
         country=one("886", "886", "886", *PLANS),
         stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
         now=CONFIRMED_AT + one(0, 1, 42, 99, 100, 101, 3600, 70_000, 5_000_000_000, -1, -5000),
         queries_per_second=one(*(0,) * 12, 1, 3, 1000, 999_999_937),
-        queries_per_prefix=one(*(0,) * 8, 1, 40),
+        queries_per_prefix=one(*(0,) * 14, 1, 2000),
         clock_ns=one(0, 1, NS, 86_400 * NS, 1 << 62, (1 << 64) - 30 * NS),
         legacy=one(True, True, False),
         unmapped_carrier_id=one(1000, 1, 32_767),
@@ -206,12 +210,13 @@ class Both:
 class Opened:
     """The stores in both libraries, and the pools, of one process."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, dialects: tuple[str, ...] = tuple(PEERS)) -> None:
         """folder: as `prepare` left it."""
         self.seed = seed
+        self.dialects = dialects
         self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
         self.stores = {path.name: _native.Environment(str(path), MAP) for path in sorted((folder / "native").iterdir())}
-        self.pools = {dialect: Pool(dialect, seed) for dialect in PEERS}
+        self.pools = {dialect: Pool(dialect, seed) for dialect in dialects}
 
     def both(self, scenario: Scenario) -> Both:
         """Under a scenario, with nothing asked yet."""
@@ -220,7 +225,7 @@ class Opened:
     def run_chunk(self, chunk: int, count: int = CHUNK) -> tuple[int, str | None]:
         """Ask a chunk's messages: how many queries they were, and the first difference, if any."""
         rng = np.random.default_rng([self.seed, chunk])
-        scenario = pick(rng)
+        scenario = pick(rng, self.dialects)
         both = self.both(scenario)
         messages = self.pools[scenario.dialect].take(rng, count)
         for now, now_ns, peer, batch in batches(rng, scenario, messages):
@@ -228,7 +233,8 @@ class Opened:
             ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns, from {peer}"
+                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\n"
+                    f"now {now}, clock {now_ns} ns"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
@@ -245,7 +251,8 @@ class Opened:
 
     def report(self, scenario: Scenario, chunk: int, found: str) -> str:
         """What is needed to see the same again."""
-        again = f"python -m tests.parity.differential --seed {self.seed} --chunk {chunk}"
+        dialects = "" if self.dialects == tuple(PEERS) else f" --dialects {' '.join(self.dialects)}"
+        again = f"python -m tests.parity.differential{dialects} --seed {self.seed} --chunk {chunk}"
         return f"{scenario}\n{found}\nagain: {again} [--hex MESSAGE]"
 
     def close(self) -> None:
@@ -284,9 +291,11 @@ def prepare(folder: Path, seed: int) -> None:
         copy_stores(stores, folder / library)
 
 
-def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[int, int, list[str]]:
+def work(
+    folder: Path, seed: int, dialects: tuple[str, ...], first: int, step: int, count: int
+) -> tuple[int, int, list[str]]:
     """Every step-th chunk of the messages; messages, queries, and reports of differences: at most three."""
-    opened = Opened(folder, seed)
+    opened = Opened(folder, seed, dialects)
     asked, queries, reports = 0, 0, []
     for chunk in range(first, -(-count // CHUNK), step):
         received, report = opened.run_chunk(chunk)
@@ -300,27 +309,27 @@ def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[in
     return asked, queries, reports
 
 
-def run(seed: int, count: int, processes: int) -> tuple[int, int, list[str]]:
+def run(seed: int, count: int, processes: int, dialects: tuple[str, ...] = tuple(PEERS)) -> tuple[int, int, list[str]]:
     """All of it, by so many processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
         # Spawned: a forked child would share the parent's LMDB.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            parts = pool.starmap(work, [(folder, seed, at, processes, count) for at in range(processes)])
+            parts = pool.starmap(work, [(folder, seed, dialects, at, processes, count) for at in range(processes)])
     return sum(part[0] for part in parts), sum(part[1] for part in parts), [one for part in parts for one in part[2]]
 
 
-def run_one(seed: int, chunk: int, message: bytes | None) -> str | None:
+def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, ...] = tuple(PEERS)) -> str | None:
     """A chunk, or one message under its scenario; the difference, if there is one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
-        opened = Opened(folder, seed)
+        opened = Opened(folder, seed, dialects)
         if message is None:
             report = opened.run_chunk(chunk)[1]
         else:
-            scenario = pick(np.random.default_rng([seed, chunk]))
+            scenario = pick(np.random.default_rng([seed, chunk]), dialects)
             both = opened.both(scenario)
             both.begin(scenario.now)
             (ours,), (theirs,) = both.ask([message], scenario.clock_ns, PEERS[scenario.dialect][0])
@@ -338,14 +347,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--chunk", type=int)
+    parser.add_argument("--dialects", nargs="+", choices=tuple(PEERS), default=tuple(PEERS))
     parser.add_argument("--hex", type=bytes.fromhex)
     options = parser.parse_args(arguments)
+    dialects = tuple(options.dialects)
     if options.chunk is not None:
-        report = run_one(options.seed, options.chunk, options.hex)
+        report = run_one(options.seed, options.chunk, options.hex, dialects)
         print(report or "no difference")
         return int(report is not None)
     began = time.monotonic()
-    asked, queries, reports = run(options.seed, options.count, options.processes)
+    asked, queries, reports = run(options.seed, options.count, options.processes, dialects)
     for report in reports:
         print(report)
     took = time.monotonic() - began

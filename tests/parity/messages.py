@@ -244,7 +244,7 @@ class Pool:
             ]
             heavy = [large_npq(rng, numbers) for _ in range(60)] + [nested(rng, 30_000)]
         elif dialect == "sip":
-            light = [valid_sip(rng, numbers) for _ in range(4000)] + [odd_sip(rng, numbers) for _ in range(8000)]
+            light = [valid_sip(rng, numbers) for _ in range(9000)] + [odd_sip(rng, numbers) for _ in range(9000)]
             heavy = [large_sip(rng, numbers) for _ in range(600)] + [rng.randbytes(9000)]
         else:
             light = [valid_pdb(rng, numbers) for _ in range(6000)] + [valid_npq(rng, numbers) for _ in range(150)]

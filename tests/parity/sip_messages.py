@@ -33,7 +33,13 @@ METHODS = ("INVITE",) * 30 + (
     "OPTIONS", "OPTIONS", "ACK", "ACK", "CANCEL", "CANCEL", "BYE", "REGISTER", "SUBSCRIBE", "invite", "Invite", "ack",
     "INVITEX", "INVIT", "X", "INVITE*", "M@", "NOTIFY", "A" * 40,
 )  # fmt: skip
-VERSIONS = ("SIP/2.0",) * 30 + ("sip/2.0", "SIP/2.1", "SIP/3.0", "SIP/2", "SIP/02.0", "SIP/2.0 ", "HTTP/1.1", "", "SIP/")
+VERSIONS = ("SIP/2.0",) * 30 + (
+    "sip/2.0", "SIP/2.1", "SIP/3.0", "SIP/2", "SIP/02.0", "SIP/2.0 ", "HTTP/1.1", "", "SIP/",
+)  # fmt: skip
+PROTOCOLS = ("SIP/2.0/UDP",) * 12 + (
+    "SIP/2.0/TCP", "sip/2.0/udp", "SIP / 2.0 / UDP", "SIP/2.0/X-Y", "SIP/2.0/", "SIP/2.0", "SIP/3.0/UDP",
+    "SIP /2.0/UDP", "SIP/2.0/UDP/X", "HTTP/1.1/TCP", "SIP/2.0 /UDP", "SIP/2.0/U DP",
+)  # fmt: skip
 USER_PARAMETERS = ("",) * 14 + (
     ";npdi", ";npdi=yes", ";NPDI", ";rn=+88693500", ";RN=D0401;rn-context=+886", ";npdi;rn=1401", ";cic=+1401", ";",
     ";isub=12", ";ext=1", ";npdix", ";xnpdi", ";rn", ";rn=", ";npdi=", ";;npdi", ";phone-context=example.com;npdi",
@@ -52,8 +58,9 @@ USERS = (
     "886+912345678", "+886912345678@x", "a%40b", "_", "é", "+8869123456789", "0" * 12, "+0912345678", "%",
 )  # fmt: skip
 REPLY_VALUES = (
-    "", ";rport", ";rport", ";rport", ";rport", ";RPORT", ";rport=", ";rport=15999", ";rport=1;rport", ";rport=x", " ; rport",
-    ";rport ; x", ";rport;received=10.0.0.1", ";received=10.0.0.1", ";received", ";received=", ";Received=1;RECEIVED=2",
+    "", ";rport", ";rport", ";rport", ";rport", ";RPORT", ";rport=", ";rport=15999", ";rport=1;rport", ";rport=x",
+    " ; rport", ";rport ; x", ";rport;received=10.0.0.1", ";received=10.0.0.1", ";received", ";received=",
+    ";Received=1;RECEIVED=2",
     ";maddr=192.0.2.99", ";ttl=1", ";x=\"a;rport,b\"", ";x=\"\\\";rport\"", ";x=\"open", ";", ";;", ";=", ";rport =",
     ";rport = ", ";rport=\"\"", ";rportx", ";xrport", ";received=[::1];rport", ";received = 1 ;rport", ";rport;rport",
 )  # fmt: skip
@@ -62,14 +69,14 @@ BRANCHES = ("",) + (";branch=z9hG4bK-1",) * 4 + (
     ";branch=\"q\"", ";branch=z9hG4bK.\x80", ";branch=" + "b" * 200,
 )  # fmt: skip
 TAGS = ("",) + (";tag=c1",) * 4 + (
-    ";TAG=x", ";tag", ";tag=", ";tag=a;tag=b", " ;tag=c 2", " ; tag = c3", ";tag=\"q\"", ";x=1;tag=t", ";tag=t;x=1", ";tagx=1",
-    ";tag=\xff", ";x=\";tag=no\"",
+    ";TAG=x", ";tag", ";tag=", ";tag=a;tag=b", " ;tag=c 2", " ; tag = c3", ";tag=\"q\"", ";x=1;tag=t", ";tag=t;x=1",
+    ";tagx=1", ";tag=\xff", ";x=\";tag=no\"",
 )  # fmt: skip
 ADDRESSES = (
     "<sip:+886223456789@127.0.0.1:15999;user=phone>", "sip:a@b", "sip:a@b;x=1", '"A, B;tag=x" <sip:a@b>',
     '"q\\"<;tag=y>" <sip:a@b;tag=z>', "<tel:+886223456789;npdi>", "Name <sip:a@b>", "<>", "", "<sip:a@b", "sip:a@b>",
-    '"open <sip:a@b>', "<sip:a;tag=u@b>", "tel:+886223456789;npdi", "\u00e9 <sip:a@b>", "*", "<sip:a@b>>", '"" <sip:a@b>',
-    '<sip:a@b> "', "<sip:a@b>;x=\"<\"", "(c) <sip:a@b>",
+    '"open <sip:a@b>', "<sip:a;tag=u@b>", "tel:+886223456789;npdi", "\u00e9 <sip:a@b>", "*", "<sip:a@b>>",
+    '"" <sip:a@b>', '<sip:a@b> "', "<sip:a@b>;x=\"<\"", "(c) <sip:a@b>",
 )  # fmt: skip
 EXTRA = (
     ("Contact", "<sip:dip@127.0.0.1:15999>"), ("m", "<sip:a@b>;expires=3,<sip:c@d>"), ("Route", "<sip:x;lr>"),
@@ -79,16 +86,18 @@ EXTRA = (
     ("X", ":::"), ("Expires", "180"), ("Session-Expires", "1800;refresher=uac"), ("X-Long", "x" * 700), ("e", "gzip"),
     ("Viaa", "SIP/2.0/UDP a"), ("Vi", "1"), ("T o", "x"), ("", "no name"), ("Froms", "x"), ("Call-IDs", "x"),
 )  # fmt: skip
-CSEQS = ("1", "1", "1", "0", "2147483647", "2147483648", "4294967295", "99999999999999999999", "", "x", "-1", "+1", "1x",
-         "007", "0" * 30 + "7", "1 1")  # fmt: skip
-COUNTS = ("", "x", "-1", "+1", "1 2", "0x1", "00", "007", "99999", "99999999999999999999", " ", "255", "256", "1", "0", "0 ",
-          "0" * 40, "2" + "0" * 30)  # fmt: skip
+CSEQS = ("1", "1", "1", "0", "2147483647", "2147483648", "4294967295", "99999999999999999999", "", "x", "-1", "+1",
+         "1x", "007", "0" * 30 + "7", "1 1")  # fmt: skip
+COUNTS = ("", "x", "-1", "+1", "1 2", "0x1", "00", "007", "99999", "99999999999999999999", " ", "255", "256", "1", "0",
+          "0 ", "0" * 40, "2" + "0" * 30)  # fmt: skip
 NAMES = {"Via": "v", "From": "f", "To": "t", "Call-ID": "i", "Content-Length": "l"}
 BODY = (
     b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 8 0 101\r\n"
     b"a=rtpmap:8 PCMA/8000\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\n\r\n"
 )
-SIP_INTERESTING = np.frombuffer(b" \t\r\n\0:;;,,==<>\"\\@%()[]/?&+-*.0159aAzZ\x7f\x80\xff\x01\x1f\x0b\x0c", dtype=np.uint8)
+SIP_INTERESTING = np.frombuffer(
+    b' \t\r\n\0:;;,,==<>"\\@%()[]/?&+-*.0159aAzZ\x7f\x80\xff\x01\x1f\x0b\x0c', dtype=np.uint8
+)
 
 
 def pick_settings(rng: np.random.Generator) -> SipSettings:
@@ -140,9 +149,20 @@ def user_of(rng: random.Random, numbers: list[TN]) -> str:
     return separated(rng, text) if rng.random() < 0.15 else text
 
 
+def good_uri(rng: random.Random, numbers: list[TN]) -> str:
+    """A Request-URI as switches write it."""
+    user = user_of(rng, numbers)
+    if rng.random() < 0.15:
+        return f"tel:{user}{rng.choice(('', '', ';phone-context=+886', ';isub=1'))}"
+    scheme = rng.choice(("sip", "sip", "sip", "sip", "sips", "SIP"))
+    host = rng.choice(("127.0.0.1:15160", "127.0.0.1", "gw.example", "[2001:db8::7]:5060"))
+    return f"{scheme}:{user}{rng.choice(('',) * 12 + (';npdi',))}@{host}{rng.choice(('', ';user=phone'))}"
+
+
 def uri_of(rng: random.Random, numbers: list[TN]) -> str:
-    """A Request-URI."""
-    scheme = rng.choice(("sip",) * 16 + ("tel",) * 5 + ("sips", "sips", "SIP", "Tel", "http", "sipx", "si", "", "urn", "sip "))
+    """A Request-URI, perhaps one that is none."""
+    schemes = ("sip",) * 16 + ("tel",) * 5 + ("sips", "sips", "SIP", "Tel", "http", "sipx", "si", "", "urn", "sip ")
+    scheme = rng.choice(schemes)
     user = user_of(rng, numbers) + rng.choice(USER_PARAMETERS)
     if rng.random() < 0.12:
         user += ";" + rng.choice(("phone-context", "Phone-Context", "phone-contex")) + "=" + rng.choice(CONTEXTS)
@@ -153,16 +173,13 @@ def uri_of(rng: random.Random, numbers: list[TN]) -> str:
     if scheme.lower() == "tel" and rng.random() < 0.9:
         return f"{scheme}:{user}{rng.choice(('', '', '', '?x=1', '@h'))}"
     host = rng.choice(HOSTS) + rng.choice(PORTS).replace(" ", "")
-    after = rng.choice(("", "", ";user=phone", ";user=phone", ";npdi", ";transport=udp", "?subject=x", ";x?y=@z", ";lr;npdi", "@x"))
-    return f"{scheme}:{user}{rng.choice(('@',) * 20 + ('', '@@'))}{host}{after}"
+    after = ("", "", ";user=phone", ";user=phone", ";npdi", ";transport=udp", "?subject=x", ";x?y=@z", ";lr;npdi", "@x")
+    return f"{scheme}:{user}{rng.choice(('@',) * 20 + ('', '@@'))}{host}{rng.choice(after)}"
 
 
 def via_value(rng: random.Random) -> str:
     """One value of a Via."""
-    protocol = rng.choice(
-        ("SIP/2.0/UDP",) * 12 + ("SIP/2.0/TCP", "sip/2.0/udp", "SIP / 2.0 / UDP", "SIP/2.0/X-Y", "SIP/2.0/", "SIP/2.0", "SIP/3.0/UDP",
-         "SIP /2.0/UDP", "SIP/2.0/UDP/X", "HTTP/1.1/TCP", "SIP/2.0 /UDP", "SIP/2.0/U DP")
-    )  # fmt: skip
+    protocol = rng.choice(PROTOCOLS)
     blank = rng.choice((" ",) * 12 + ("", "  ", "\t"))
     return protocol + blank + rng.choice(HOSTS) + rng.choice(PORTS) + via_parameters(rng)
 
@@ -179,7 +196,9 @@ def good_via(rng: random.Random) -> str:
     """As switches write it."""
     host = rng.choice(("127.0.0.1", "127.0.0.1", "192.0.2.7", "[2001:db8::7]", "gw.example"))
     port = rng.choice((":15999", ":5060", "", ":5061"))
-    rest = rng.choice((";rport;branch=z9hG4bK-1", ";branch=z9hG4bK-2;rport", ";branch=z9hG4bK-3", ";rport;branch=z9hG4bK-4;alias"))
+    rest = rng.choice(
+        (";rport;branch=z9hG4bK-1", ";branch=z9hG4bK-2;rport", ";branch=z9hG4bK-3", ";rport;branch=z9hG4bK-4;alias")
+    )
     return f"SIP/2.0/{rng.choice(('UDP', 'UDP', 'TCP'))} {host}{port}{rest}"
 
 
@@ -191,13 +210,20 @@ def header_lines(rng: random.Random, method: str, body: int, odd: float) -> list
 
     lines: list[tuple[str, str]] = []
     for _ in range(rng.choice((1, 1, 1, 2, 3)) if not is_odd() else rng.choice((0, 1, 2, 5, 9))):
-        values = [via_value(rng) if is_odd() else good_via(rng) for _ in range(rng.choice((1, 1, 1, 1, 2)) if odd else 1)]
+        values = [
+            via_value(rng) if is_odd() else good_via(rng) for _ in range(rng.choice((1, 1, 1, 1, 2)) if odd else 1)
+        ]
         lines.append(("Via", rng.choice((", ", ",", " ,\t")).join(values)))
     for name in ("From", "To"):
         address = rng.choice(ADDRESSES) if is_odd() else ADDRESSES[0]
         tag = rng.choice(TAGS) if is_odd() else ";tag=c1" if name == "From" or rng.random() < 0.1 else ""
         lines.append((name, address + tag))
-    lines.append(("Call-ID", rng.choice(("", "1", "a@b c", "\x80", "x" * 300)) if is_odd() else f"{rng.getrandbits(16)}@127.0.0.1"))
+    lines.append(
+        (
+            "Call-ID",
+            rng.choice(("", "1", "a@b c", "\x80", "x" * 300)) if is_odd() else f"{rng.getrandbits(16)}@127.0.0.1",
+        )
+    )
     number = rng.choice(CSEQS) if is_odd() else str(rng.getrandbits(12))
     said = rng.choice(("INVITE", "invite", "", "ACK", method + "x", method + " x")) if is_odd() else method
     lines.append(("CSeq", number + rng.choice((" ", " ", " ", "  ", "\t", "") if is_odd() else (" ",)) + said))
@@ -229,7 +255,11 @@ def header_line(rng: random.Random, name: str, value: str, odd: float) -> str:
     if rng.random() < odd and value:
         for _ in range(rng.randint(1, 2)):
             at = rng.randrange(len(value) + 1)
-            value = value[:at] + rng.choice(("\r\n ", "\n\t", " \r\n  ", "\r\n \t ", "\r\n \r\n ", "\r ", "\r\n")) + value[at:]
+            value = (
+                value[:at]
+                + rng.choice(("\r\n ", "\n\t", " \r\n  ", "\r\n \t ", "\r\n \r\n ", "\r ", "\r\n"))
+                + value[at:]
+            )
     return name + colon + value + (rng.choice((" ", "\t", " \t ", "\r", "\0")) if rng.random() < odd / 2 else "")
 
 
@@ -237,9 +267,14 @@ def request(rng: random.Random, numbers: list[TN], odd: float) -> bytes:
     """One request; odd: how much of it is not everyday."""
     method = rng.choice(METHODS) if rng.random() < 0.5 or odd else "INVITE"
     body = BODY if rng.random() < 0.4 else rng.choice((b"", b"", b"x", b"\r\n\r\n"))
-    uri = uri_of(rng, numbers)
+    uri = uri_of(rng, numbers) if rng.random() < max(3 * odd, 0.1) else good_uri(rng, numbers)
     blank = (" ",) * 12 + ("  ", "\t", "")
-    parts = (method, rng.choice(blank) if rng.random() < odd else " ", uri, rng.choice(blank) if rng.random() < odd else " ")
+    parts = (
+        method,
+        rng.choice(blank) if rng.random() < odd else " ",
+        uri,
+        rng.choice(blank) if rng.random() < odd else " ",
+    )
     start = "".join(parts) + (rng.choice(VERSIONS) if rng.random() < odd else "SIP/2.0")
     end = "\r\n" if rng.random() > odd else rng.choice(("\n", "\r\n", "\r", "\n\r"))
     lines = [start, *header_lines(rng, method, len(body), odd)]
@@ -256,7 +291,7 @@ def valid_sip(rng: random.Random, numbers: list[TN]) -> bytes:
 def odd_sip(rng: random.Random, numbers: list[TN]) -> bytes:
     """A request with something unusual in it, often something wrong."""
     message = request(rng, numbers, rng.choice((0.02, 0.05, 0.05, 0.1, 0.3)))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         message = rearranged(rng, message)
     return message
 
@@ -285,11 +320,17 @@ def rearranged(rng: random.Random, message: bytes) -> bytes:
 
 def large_sip(rng: random.Random, numbers: list[TN]) -> bytes:
     """About as many lines, Vias or bytes as there may be; or very little of a request."""
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     if kind == 0:
-        return rng.choice((b"", b"\r\n", b"\r\n\r\n", b"\0", b"\0" * 4, b"\r\n\0", b"\n", b"\r", b" ", b"\r\n \r\n", b"jaK"))
+        return rng.choice(
+            (b"", b"\r\n", b"\r\n\r\n", b"\0", b"\0" * 4, b"\r\n\0", b"\n", b"\r", b" ", b"\r\n \r\n", b"jaK")
+        )
     if kind == 1:
         return b"SIP/2.0 200 OK\r\n" + request(rng, numbers, 0.0)
+    if kind == 6:
+        # So short that a reply would be more than four times as long.
+        start = rng.choice((b"X", b"ACK", b"OPTIONS a SIP/2.0"))
+        return start + b"\nv:SIP/2.0/U a" + rng.choice((b"\n\n", b"\n", b";rport\n\n"))
     head, _, body = request(rng, numbers, 0.0).partition(b"\r\n\r\n")
     if kind == 2:
         lines = head.count(b"\r\n")
@@ -307,7 +348,6 @@ def large_sip(rng: random.Random, numbers: list[TN]) -> bytes:
         head += b"\r\nX: "
         head += b"y" * (total - len(head) - len(body) - 4)
     else:
-        # The head's own values so long that the reply is long too, or short: a reply of four times its length.
         uri = uri_of(rng, numbers)[:60]
         head = f"INVITE {uri} SIP/2.0\nv:SIP/2.0/UDP a\nf:\nt:\ni:\nl:0\nCSeq:1 INVITE".encode("latin-1", "replace")
         return head + rng.choice((b"\n\n", b"\r\n\r\n", b"\n"))
