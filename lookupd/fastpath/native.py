@@ -14,6 +14,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from lookupd import _native
 from lookupd.access import Access, Client
 from lookupd.config import ClientSettings, Config, Endpoint
@@ -23,7 +25,7 @@ from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
-from lookupd.profiles import SipSettings
+from lookupd.profiles import EnumSettings, SipSettings
 from lookupd.store.reader import Reader
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
 
@@ -177,7 +179,7 @@ def native_rule(client: ClientSettings) -> NativeRule:
         client.queries_per_second,
         client.queries_per_prefix,
         [str(ip_network(source)) for source in client.sources],
-        _native.EnumProfile(),
+        _enum_profile(msgspec.json.encode(client.enum)),
         _sip_profile(client.sip),
     )
 
@@ -189,6 +191,25 @@ def _sip_profile(settings: SipSettings) -> _native.SipProfile:
         form=settings.form,
         npdi=settings.npdi,
         domain=settings.domain,
+        unported=settings.unported,
+        rn_context=settings.rn_context,
+        cic_context=settings.cic_context,
+        unmapped_routing_number=settings.unmapped_routing_number,
+        tell=settings.tell,
+    )
+
+
+@lru_cache(maxsize=64)
+def _enum_profile(encoded: bytes) -> _native.EnumProfile:
+    """The same for clients with equal settings. encoded: their JSON, which can be a key, as they cannot."""
+    settings = msgspec.json.decode(encoded, type=EnumSettings)
+    return _native.EnumProfile(
+        apexes=settings.apexes,
+        services=settings.services,
+        ttl=settings.ttl,
+        negative_ttl=settings.negative_ttl,
+        domain=settings.domain,
+        nameservers=list(settings.nameservers.items()),
         unported=settings.unported,
         rn_context=settings.rn_context,
         cic_context=settings.cic_context,

@@ -14,8 +14,10 @@ use crate::model::{Answer, Drop, OUTCOMES, Outcome, Refusal};
 use crate::plan::Digits;
 use crate::protocols::{npq, pdb};
 
+mod enum_dns;
 mod sip;
 
+pub use enum_dns::Enum;
 pub use sip::Sip;
 
 /// Blocks of a batch query that are on their way to the processor at a time: 32 kB, which its nearest cache holds.

@@ -23,10 +23,11 @@ import msgspec
 import numpy as np
 
 from lookupd import _native
-from lookupd.access import Access
+from lookupd.access import Client
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer, Responder
+from lookupd.fastpath.enum import EnumResponder
 from lookupd.fastpath.native import native_rule
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
@@ -36,24 +37,27 @@ from lookupd.observe.counters import DIALECTS, QueryCounters
 from lookupd.profiles import SipSettings
 from lookupd.store.reader import Reader
 from tests.parity import sip_messages
+from tests.parity.enum_messages import PROFILES
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
-PEERS: dict[str, tuple[Peer, ...]] = {
-    "npq": (("127.0.0.1", 5000),),
-    "pdb": (("127.0.0.1", 5000),),
-    "sip": sip_messages.PEERS,
-}
+PEER: Peer = ("127.0.0.1", 5000)
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
 CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
 
 
+SERVED = ("npq", "pdb", "enum", "sip")
+"""Dialects that both engines serve."""
+
+PEERS: dict[str, tuple[Peer, ...]] = {"npq": (PEER,), "pdb": (PEER,), "enum": (PEER,), "sip": sip_messages.PEERS}
+"""Who asks."""
+
 Reply = tuple[bytes | None, int]
-"""None = silence; and the port that it goes to, 0 = the peer's."""
+"""None = silence; and the port that it goes to over UDP, 0 = the one that asked."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -65,17 +69,20 @@ class Scenario(msgspec.Struct, frozen=True):
     stale_after: float
     now: int
     queries_per_second: int
-    queries_per_prefix: int
     clock_ns: int
     legacy: bool
     unmapped_carrier_id: int
     answer_bytes_max: int
     tells_errors: bool
-    sip: SipSettings = SipSettings()
-    tag_seed: int = 0
+    """By the rules of TCP."""
+    queries_per_prefix: int
+    enum: str
+    """Of `enum_messages.PROFILES`."""
+    sip: SipSettings
+    tag_seed: int
 
 
-def pick(rng: np.random.Generator, dialects: tuple[str, ...] = tuple(PEERS)) -> Scenario:
+def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenario:
     """Any of them; the usual ones are the most likely."""
 
     def one(*choices: Any) -> Any:
@@ -88,12 +95,13 @@ def pick(rng: np.random.Generator, dialects: tuple[str, ...] = tuple(PEERS)) -> 
         stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
         now=CONFIRMED_AT + one(0, 1, 42, 99, 100, 101, 3600, 70_000, 5_000_000_000, -1, -5000),
         queries_per_second=one(*(0,) * 12, 1, 3, 1000, 999_999_937),
-        queries_per_prefix=one(*(0,) * 14, 1, 2000),
         clock_ns=one(0, 1, NS, 86_400 * NS, 1 << 62, (1 << 64) - 30 * NS),
         legacy=one(True, True, False),
         unmapped_carrier_id=one(1000, 1, 32_767),
         answer_bytes_max=one(1, 12, 40, 100, 300, *(NPQ_DATAGRAM_ANSWER_BYTES_MAX,) * 3, *(NPQ_FRAME_BYTES_MAX,) * 2),
         tells_errors=one(False, True),
+        queries_per_prefix=one(*(0,) * 8, 1, 5, 1000),
+        enum=one(*PROFILES),
         sip=sip_messages.pick_settings(rng),
         tag_seed=one(0, 1, (1 << 64) - 1, 0x0123_4567_89AB_CDEF),
     )
@@ -115,20 +123,22 @@ class Both:
             ("127.0.0.1/32",),
             queries_per_second=scenario.queries_per_second,
             queries_per_prefix=scenario.queries_per_prefix,
+            enum=PROFILES[scenario.enum],
             sip=scenario.sip,
         )
-        # The place in the list is a part of where an allowance by prefix lies.
-        self.client = Access((NOBODY, settings)).clients[1]
+        self.client = Client(settings, at=1)
         self.engine = Engine(plan, scenario.stale_after)
         self.engine.reader = readers[scenario.store] if scenario.store is not None else None
         if self.engine.reader is not None:
             self.engine.reader.damaged.clear()
         self.counters = QueryCounters(scenario.dialect, "udp")
-        self.python: PdbResponder | NpqResponder | SipResponder
+        self.python: Responder
         if scenario.dialect == "pdb":
             self.python = PdbResponder(
                 self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
             )
+        elif scenario.dialect == "enum":
+            self.python = EnumResponder(self.engine, self.counters, udp=not scenario.tells_errors)
         elif scenario.dialect == "sip":
             self.python = SipResponder(
                 self.engine, self.counters, udp=not scenario.tells_errors, tag_seed=scenario.tag_seed
@@ -158,8 +168,8 @@ class Both:
         self.engine.begin(UnixSeconds(now))
         self.native.begin(now)
 
-    def ask(self, messages: list[bytes], now_ns: int, peer: Peer) -> tuple[list[Reply], list[Reply]]:
-        """Python's replies and native ones, each with the port that it goes to, 0 = the peer's."""
+    def ask(self, messages: list[bytes], now_ns: int, peer: Peer = PEER) -> tuple[list[Reply], list[Reply]]:
+        """Python's replies and native ones."""
         python, native, client = self.python, self.native, self.client
         ours: list[Reply] = []
         for message in messages:
@@ -210,8 +220,8 @@ class Both:
 class Opened:
     """The stores in both libraries, and the pools, of one process."""
 
-    def __init__(self, folder: Path, seed: int, dialects: tuple[str, ...] = tuple(PEERS)) -> None:
-        """folder: as `prepare` left it."""
+    def __init__(self, folder: Path, seed: int, dialects: tuple[str, ...] = SERVED) -> None:
+        """folder: as `prepare` left it. dialects: to pick from."""
         self.seed = seed
         self.dialects = dialects
         self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
@@ -233,8 +243,7 @@ class Opened:
             ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\n"
-                    f"now {now}, clock {now_ns} ns"
+                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
@@ -251,8 +260,8 @@ class Opened:
 
     def report(self, scenario: Scenario, chunk: int, found: str) -> str:
         """What is needed to see the same again."""
-        dialects = "" if self.dialects == tuple(PEERS) else f" --dialects {' '.join(self.dialects)}"
-        again = f"python -m tests.parity.differential{dialects} --seed {self.seed} --chunk {chunk}"
+        only = "" if self.dialects == SERVED else f" --dialect {self.dialects[0]}"
+        again = f"python -m tests.parity.differential --seed {self.seed}{only} --chunk {chunk}"
         return f"{scenario}\n{found}\nagain: {again} [--hex MESSAGE]"
 
     def close(self) -> None:
@@ -271,7 +280,8 @@ def batches(
     now, now_ns, at = scenario.now, scenario.clock_ns, 0
     while at < len(messages):
         size = int(rng.choice((1, 7, 32, 200, 1000)))
-        yield now, min(now_ns, (1 << 64) - 1), peers[int(rng.integers(len(peers)))], messages[at : at + size]
+        peer = peers[int(rng.integers(len(peers)))]
+        yield now, min(now_ns, (1 << 64) - 1), peer, messages[at : at + size]
         at += size
         now_ns += int(rng.choice(CLOCK_STEPS_NS))
         now += int(rng.choice((0, 0, 0, 1, 1000)))
@@ -292,7 +302,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def work(
-    folder: Path, seed: int, dialects: tuple[str, ...], first: int, step: int, count: int
+    folder: Path, seed: int, first: int, step: int, count: int, dialects: tuple[str, ...]
 ) -> tuple[int, int, list[str]]:
     """Every step-th chunk of the messages; messages, queries, and reports of differences: at most three."""
     opened = Opened(folder, seed, dialects)
@@ -309,18 +319,18 @@ def work(
     return asked, queries, reports
 
 
-def run(seed: int, count: int, processes: int, dialects: tuple[str, ...] = tuple(PEERS)) -> tuple[int, int, list[str]]:
+def run(seed: int, count: int, processes: int, dialects: tuple[str, ...] = SERVED) -> tuple[int, int, list[str]]:
     """All of it, by so many processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
         # Spawned: a forked child would share the parent's LMDB.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            parts = pool.starmap(work, [(folder, seed, dialects, at, processes, count) for at in range(processes)])
+            parts = pool.starmap(work, [(folder, seed, at, processes, count, dialects) for at in range(processes)])
     return sum(part[0] for part in parts), sum(part[1] for part in parts), [one for part in parts for one in part[2]]
 
 
-def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, ...] = tuple(PEERS)) -> str | None:
+def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, ...]) -> str | None:
     """A chunk, or one message under its scenario; the difference, if there is one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -332,7 +342,7 @@ def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, .
             scenario = pick(np.random.default_rng([seed, chunk]), dialects)
             both = opened.both(scenario)
             both.begin(scenario.now)
-            (ours,), (theirs,) = both.ask([message], scenario.clock_ns, PEERS[scenario.dialect][0])
+            (ours,), (theirs,) = both.ask([message], scenario.clock_ns)
             report = f"{scenario}\npython {shown(ours)}\nnative {shown(theirs)}"
             print(report)
             report = None if ours == theirs and both.counts()[0] == both.counts()[1] else report
@@ -347,10 +357,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--chunk", type=int)
-    parser.add_argument("--dialects", nargs="+", choices=tuple(PEERS), default=tuple(PEERS))
     parser.add_argument("--hex", type=bytes.fromhex)
+    parser.add_argument("--dialect", choices=SERVED, help="this one alone")
     options = parser.parse_args(arguments)
-    dialects = tuple(options.dialects)
+    dialects = SERVED if options.dialect is None else (options.dialect,)
     if options.chunk is not None:
         report = run_one(options.seed, options.chunk, options.hex, dialects)
         print(report or "no difference")

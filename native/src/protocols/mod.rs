@@ -1,5 +1,6 @@
 //! Bytes <-> model, one module a dialect: no socket, no clock, no store.
 
+pub mod dns;
 pub mod enum_dns;
 pub mod npq;
 pub mod pdb;
