@@ -243,7 +243,8 @@ class Opened:
             ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
+                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\n"
+                    f"now {now}, clock {now_ns} ns"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
