@@ -14,7 +14,7 @@ from lookupd.observe.counters import UNKNOWN_CLIENT
 from tests.conftest import Served, Workbench, serve
 from tests.sip_calls import NUMBER, read_reply, request
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 LISTEN = 'sip = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]\nhttp = "http://127.0.0.1:0"'
 VIA_TCP = "SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK-1"
