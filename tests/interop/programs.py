@@ -76,14 +76,19 @@ class Server:
 
 
 class Sipp:
-    """One run of SIPp against a port of this machine, with its messages in `trace`."""
+    """One run of SIPp, with its messages in `trace`. scenario: a file, or the name of one that SIPp brings along.
+    port: of this machine, which it calls; None = it is called.
+    """
 
-    def __init__(self, folder: Path, scenario: Path, port: int | None, *options: str | Path, calls: int = 1) -> None:
-        self.log, self.errors, self.trace = (folder / f"{scenario.stem}.{end}" for end in ("log", "errors", "trace"))
+    def __init__(
+        self, folder: Path, scenario: Path | str, port: int | None, *options: str | Path, calls: int = 1
+    ) -> None:
+        name, given = (scenario, "-sn") if isinstance(scenario, str) else (scenario.stem, "-sf")
+        self.log, self.errors, self.trace = (folder / f"{name}.{end}" for end in ("log", "errors", "trace"))
         for written in (self.log, self.errors, self.trace):
             written.unlink(missing_ok=True)
         assert SIPP
-        command: list[str | Path] = [SIPP, *([f"127.0.0.1:{port}"] if port else []), "-sf", scenario]
+        command: list[str | Path] = [SIPP, *([f"127.0.0.1:{port}"] if port else []), given, scenario]
         command += ["-i", "127.0.0.1", "-ci", "127.0.0.1", "-cp", str(free_port()), "-nostdin", "-m", str(calls)]
         command += ["-trace_logs", "-log_file", self.log, "-trace_err", "-error_file", self.errors]
         command += ["-trace_msg", "-message_file", self.trace, *options]
