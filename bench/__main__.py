@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from bench import chart, codec, exchange, load, native, pace, peers, store
+from bench import chart, codec, dialects, exchange, load, native, pace, peers, store
 from bench.budget import Budget, BudgetError, Verdict, cost_section, judge, read_budget
 from bench.dataset import QUERY_SEED, SEED, Dataset, prepare, prepare_first
 from bench.figures import Section, table
@@ -25,9 +25,9 @@ from lookupd.errors import LookupdError
 
 QUICK_NUMBERS = 1_000_000
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("store", "codec", "servers", "budget", "exchange")
+PARTS = ("store", "codec", "servers", "budget", "dialects", "exchange")
 HUNDRED_MILLION = 100_000_000
-CHARTED = (native.COST_TITLE, peers.TITLE)
+CHARTED = (native.COST_TITLE, peers.TITLE, *dialects.TITLES)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -68,8 +68,8 @@ def main(
 ) -> None:
     """Measure store, engine, codecs, servers, the query's cost and the exchange; results go to bench/results/.
 
-    The cost of a query is held to bench/budget.toml. Redis, Knot DNS and NSD are measured beside it where they are
-    installed (Debian: redis-server, knot, nsd, dnsperf).
+    The cost of a query is held to bench/budget.toml. Redis, Knot DNS, NSD and Kamailio are measured beside it where
+    they are installed (Debian: redis-server, knot, nsd, dnsperf, kamailio).
 
     \b
     Example: python -m bench --numbers 20000000
@@ -135,6 +135,7 @@ def _measured(asked: Asked) -> dict[str, Callable[[], list[Section]]]:
         "codec": lambda: [codec.measure(data, client)],
         "servers": lambda: load.measure(data, load.QUICK if quick else load.FULL, server, client),
         "budget": lambda: _measure_budget(asked),
+        "dialects": lambda: _measure_dialects(asked),
         "exchange": lambda: [exchange.measure(data, exchange.QUICK if quick else exchange.FULL, server, client)],
     }
 
@@ -142,16 +143,24 @@ def _measured(asked: Asked) -> dict[str, Callable[[], list[Section]]]:
 def _measure_budget(asked: Asked) -> list[Section]:
     """The cost of a query and what stands beside it. Raises ChildFailed where the native engine is not built."""
     cores = (asked.server_core, asked.client_core)
-    small = prepare(native.SMALL_NUMBERS, asked.dataset.seed)
-    stores = native.Stores(asked.dataset, small, asked.many or asked.dataset)
-    budget, quick = asked.budget, asked.quick
+    stores, budget, quick = _stores(asked), asked.budget, asked.quick
     sections = native.measure(stores, native.QUICK if quick else native.FULL, budget, *cores)
     _tell("budget: other servers")
-    sections.append(peers.measure(asked.dataset, small, peers.QUICK if quick else peers.FULL, budget, *cores))
+    sections.append(peers.measure(asked.dataset, stores.small, peers.QUICK if quick else peers.FULL, budget, *cores))
     sections.append(cost_section(budget, [figure for section in sections for figure in section.figures]))
     _tell("budget: lookups while notices are applied")
     sections.append(pace.measure(asked.dataset, pace.QUICK if quick else pace.FULL, budget, *cores))
     return sections
+
+
+def _stores(asked: Asked) -> native.Stores:
+    small = prepare(native.SMALL_NUMBERS, asked.dataset.seed)
+    return native.Stores(asked.dataset, small, asked.many or asked.dataset)
+
+
+def _measure_dialects(asked: Asked) -> list[Section]:
+    effort = dialects.QUICK if asked.quick else dialects.FULL
+    return dialects.measure(_stores(asked), effort, asked.budget, asked.server_core, asked.client_core)
 
 
 def report(result: Result) -> str:

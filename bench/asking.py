@@ -30,7 +30,7 @@ TIMEOUT_SECONDS = 0.2
 """Shorter than a run: when a whole window is lost, because the daemon was kept from its core and sends no late
 answers, the rest of the run is asked all the same."""
 
-RIGHT = {"pdb": {"ok"}, "npq": {"ported", "not_ported"}}
+RIGHT = {"pdb": {"ok"}, "npq": {"ported", "not_ported"}, "sip": {"ported", "not_ported"}}
 """Outcomes of numbers that all have a network; the first dialect does not tell which of them are ported."""
 
 HALF = 0.1
@@ -45,7 +45,7 @@ class Asker:
     """Asks one server. numbers: a file with one on each line, half of them ported, asked from its start in each run."""
 
     port: int
-    dialect: Literal["npq", "pdb"]
+    dialect: Literal["npq", "pdb", "sip"]
     numbers: Path
     is_echo: bool = False
 

@@ -55,6 +55,9 @@ class Aims(_Table, frozen=True):
 
     bulk_load_numbers_per_second: Positive
     batch_numbers_per_second: Positive
+    enum_of_better_peer: Positive
+    enum_memory_of_peer: Positive
+    sip_of_kamailio: Positive
 
 
 class Price(_Table, frozen=True):

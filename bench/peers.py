@@ -1,15 +1,12 @@
-"""Other servers of the same numbers, where they are installed, beside the echo and beside our batches.
+"""Another server of the same numbers, where it is installed, beside the echo and beside our batches.
 
-Redis gets one key a number and is asked with pipelined GET; Knot DNS and NSD get one ENUM zone and are asked by
-dnsperf (Debian: redis-server, knot, nsd, dnsperf). Each runs in a folder of its own, on loopback, on one core,
-with a configuration written here, and ends with the measurement.
+Redis (Debian: redis-server) gets one key a number and is asked with pipelined GET. It runs in a folder of its own, on
+loopback, on one core, and ends with the measurement. Servers of ENUM and SIP are beside ours in `dialects`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
 import tempfile
 import time
@@ -20,13 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench import enum_zone
-from bench.asking import MANY_SOCKETS, ONE_SOCKET, Asker, Way
+from bench.asking import ONE_SOCKET, Asker, Way
 from bench.budget import Budget
 from bench.dataset import Dataset, open_engine
-from bench.enum_zone import Dnsperf
-from bench.figures import QUERY_UNIT, Figure, Section
+from bench.figures import Figure, Section
 from bench.native import Numbers, write_numbers
-from bench.processes import Server, daemon, free_port, is_open, native_echo, pinned, serving
+from bench.processes import Server, daemon, find, free_port, is_open, native_echo, pinned, serving
 from bench.rounds import Answered, Run, Samples, cpu_figure, run_rounds
 
 TITLE = "Batches, and other servers"
@@ -38,23 +34,19 @@ PIPELINED = 1000
 STORED_AT_A_TIME = 10_000
 READ_BYTES = 1 << 18
 REPLY_SECONDS_MAX = 10.0
-DNS_SERVERS = ("knotd", "nsd")
 T = TypeVar("T")
-PATHS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-"""Debian keeps servers where a plain user does not look."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """seconds: of a run; dns_queries: of a run by dnsperf."""
+    """seconds: of a run."""
 
     rounds: int
     seconds: float
-    dns_queries: int
 
 
-FULL = Effort(5, 0.5, 60_000)
-QUICK = Effort(2, 0.2, 20_000)
+FULL = Effort(5, 0.5)
+QUICK = Effort(2, 0.2)
 
 
 def measure(
@@ -70,28 +62,19 @@ def measure(
             "echo": _echo_run(echo, few, effort),
             "batch": _batch_run(ours, numbers, effort),
             **_redis_runs(stack, small, few, folder, effort, server_core),
-            **_dns_runs(stack, small, few, folder, effort, server_core, echo),
         }
         with pinned(client_core):
             samples = run_rounds(runs, effort.rounds)
     return Section(TITLE, _note(small, effort), _figures(samples, budget))
 
 
-def find(program: str) -> str | None:
-    """Where a program is, None if it is not installed."""
-    return shutil.which(program, path=PATHS)
-
-
 def _note(small: Dataset, effort: Effort) -> str:
-    missing = [name for name in ("redis-server", *DNS_SERVERS, "dnsperf") if find(name) is None]
     return (
         f"Server CPU on one core, beside the bare echo asked by `pdb` with {ONE_SOCKET.name}; median and range of "
         f"{effort.rounds} rounds. Batches: `npq` over TCP, {FRAME_NUMBERS:,} numbers a frame, one frame under way, at "
         f"the run's numbers. Redis: {small.numbers:,} keys with a routing number each, {PIPELINED:,} GET commands "
-        f"under way on one connection. DNS: one ENUM zone of {small.numbers:,} numbers, asked by dnsperf, and beside "
-        f"them the echo asked the same by dnsperf too. "
-        + (f"Not installed, so not measured: {', '.join(missing)}." if missing else "All of them were installed.")
-    )
+        f"under way on one connection. " + ("" if find("redis-server") else "It is not installed, so not measured.")
+    ).rstrip()
 
 
 # -- runs ------------------------------------------------------------------------------------------------
@@ -121,33 +104,6 @@ def _redis_runs(
         for lot in _lots(few.queries.tn, PIPELINED)
     ]
     return {"redis": Run(server, lambda: _get(server.ports["redis"], commands, effort.seconds))}
-
-
-def _dns_runs(
-    stack: contextlib.ExitStack, dataset: Dataset, few: Numbers, folder: Path, effort: Effort, core: int, echo: Server
-) -> dict[str, Run]:
-    """Those that are installed, and the echo beside them; nothing without dnsperf."""
-    dnsperf = find("dnsperf")
-    programs = {name: program for name in DNS_SERVERS if (program := find(name))}
-    if dnsperf is None or not programs:
-        return {}
-    zone = enum_zone.write_zone(dataset)
-    client = Dnsperf(dnsperf, enum_zone.write_queries(few.queries, effort.dns_queries, folder))
-    found: dict[str, Run] = {}
-    servers = {"echo": echo}
-    for name, program in programs.items():
-        home = folder / name
-        home.mkdir()
-        servers[name] = stack.enter_context(enum_zone.dns_server(name, program, zone, home, core))
-    for way in (MANY_SOCKETS, ONE_SOCKET):
-        for name, server in servers.items():
-            found[f"{name} dns {way.name}"] = _dns_run(server, client, way)
-    return found
-
-
-def _dns_run(server: Server, client: Dnsperf, way: Way) -> Run:
-    (port,) = server.ports.values()
-    return Run(server, lambda: client.ask(port, way.sockets, way.sockets * way.window))
 
 
 # -- redis -----------------------------------------------------------------------------------------------
@@ -218,13 +174,4 @@ def _figures(samples: dict[str, Samples], budget: Budget) -> list[Figure]:
     if "redis" in samples:
         found.append(cpu_figure("Redis, pipelined GET, a number", samples["redis"], echo))
         found.append(Figure("that many numbers a core, Redis", 1 / samples["redis"].us, "M/s"))
-    titles = {"echo": "bare echo by dnsperf", "knotd": "Knot DNS", "nsd": "NSD"}
-    for name, each in samples.items():
-        server, is_dns, way = name.partition(" dns ")
-        if not is_dns:
-            continue
-        if server == "echo":
-            found.append(Figure(f"{titles[server]}, {way}", each.us, QUERY_UNIT))
-        else:
-            found.append(cpu_figure(f"{titles[server]}, {way}", each, samples[f"echo dns {way}"]))
     return found

@@ -6,7 +6,9 @@ What they are asked, and what the figures mean, is for `store` and `load`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +27,15 @@ REQUEST_SECONDS_MAX = 2.0
 ANSWER_SECONDS_MAX = 0.2
 SETTLE_SECONDS = 0.02
 """A process that sleeps has all its CPU time in schedstat; one that runs may lack a tick of it."""
+
+
+PATHS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+"""Debian keeps servers where a plain user does not look."""
+
+
+def find(program: str) -> str | None:
+    """Where a program is, None if it is not installed."""
+    return shutil.which(program, path=PATHS)
 
 
 class ChildFailed(Exception):
@@ -143,16 +154,29 @@ def child(command: list[str], log: Path, core: int) -> Iterator[subprocess.Popen
 
 
 @contextlib.contextmanager
-def daemon(store: Path, folder: Path, core: int, engine: str = "auto") -> Iterator[Server]:
-    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log, by the engine's name."""
-    ports = {name: free_port() for name in ("npq", "pdb", "http")}
+def daemon(
+    store: Path,
+    folder: Path,
+    core: int,
+    engine: str = "auto",
+    dialects: tuple[str, ...] = ("npq", "pdb"),
+    profiles: str = "",
+) -> Iterator[Server]:
+    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log, by the engine's name.
+
+    profiles: more of the configuration.
+    """
+    ports = {name: free_port() for name in (*dialects, "http")}
+    urls = {name: [f"udp://127.0.0.1:{ports[name]}"] for name in dialects}
+    if "npq" in urls:
+        urls["npq"].append(f"tcp://127.0.0.1:{ports['npq']}")
+    listen = "".join(f"{name} = {json.dumps(each)}\n" for name, each in urls.items())
     config = folder / f"bench-{engine}.toml"
     threads = "threads = 1\n" if engine == "native" else ""
     config.write_text(
         f'[engine]\nudp = "{engine}"\n{threads}'
-        f'[store]\npath = "{store.resolve()}"\n[listen]\n'
-        f'npq = ["udp://127.0.0.1:{ports["npq"]}", "tcp://127.0.0.1:{ports["npq"]}"]\n'
-        f'pdb = ["udp://127.0.0.1:{ports["pdb"]}"]\nhttp = "http://127.0.0.1:{ports["http"]}"\n'
+        f'[store]\npath = "{store.resolve()}"\n[listen]\n{listen}'
+        f'http = "http://127.0.0.1:{ports["http"]}"\n{profiles}'
     )
     command = [sys.executable, "-m", "lookupd.cli", "serve", "--config", str(config)]
     with serving(command, config.with_suffix(".log"), core, ports, lambda: _is_ready(ports["http"])) as server:

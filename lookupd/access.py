@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from lookupd.config import ClientSettings
 from lookupd.limits import PREFIX_BITS_V4, PREFIX_BITS_V6, PREFIX_SLOTS, SOURCES_CACHED_MAX
 from lookupd.observe.counters import DIALECTS, USAGE_RESULTS, Usage
+from lookupd.protocols.enum_dns import profile_of
 
 SECOND_NS: Final = 1_000_000_000
 FULL_AT_NS_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -109,7 +110,7 @@ class Client:
         self.queries_per_second = settings.queries_per_second
         self.queries_per_prefix = settings.queries_per_prefix
         self.is_limited = bool(settings.queries_per_second or settings.queries_per_prefix)
-        self.enum = settings.enum
+        self.enum = profile_of(settings.enum)
         self.sip = settings.sip
         self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in DIALECTS}
         self._bucket = Bucket(settings.queries_per_second) if bucket is None else bucket

@@ -9,6 +9,7 @@ from lookupd.access import Access
 from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.fastpath.enum import EnumResponder
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
@@ -59,6 +60,8 @@ class PythonPath:
                 self._engine, counters, legacy=settings.legacy, unmapped_carrier_id=settings.unmapped_carrier_id
             )
         udp = transport == "udp"
+        if dialect == "enum":
+            return EnumResponder(self._engine, counters, udp=udp)
         if dialect == "sip":
             return SipResponder(self._engine, counters, udp=udp, tag_seed=self._tag_seed)
         bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
