@@ -115,7 +115,8 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
         ("[enum.nameservers]\n'Ns.4.e164.ARPA' = []", "enum.nameservers.Ns.4.e164.ARPA: lies where the numbers'"),
         ("[enum.nameservers]\n'4.e164.arpa.' = []", "enum.nameservers.4.e164.arpa.: lies where"),
         (
-            f"[enum]\nservice = 'E2U+pstn:sip'\nrn_context = '{'a' * 62}'\ndomain = '{'b' * 100}'\ncic_context = '+12345678'",
+            f"[enum]\nservice = 'E2U+pstn:sip'\nrn_context = '{'a' * 62}'\ndomain = '{'b' * 100}'\n"
+            "cic_context = '+12345678'",
             "enum: rn_context, cic_context and domain together are 5 bytes too long",
         ),
         ("[sip]\nstatus = 303", "sip.status"),
