@@ -23,26 +23,37 @@ import msgspec
 import numpy as np
 
 from lookupd import _native
-from lookupd.access import Client
+from lookupd.access import Access
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer
 from lookupd.fastpath.native import native_rule
+from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
+from lookupd.profiles import SipSettings
 from lookupd.store.reader import Reader
+from tests.parity import sip_messages
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
-PEER = ("127.0.0.1", 5000)
+PEERS: dict[str, tuple[Peer, ...]] = {
+    "npq": (("127.0.0.1", 5000),),
+    "pdb": (("127.0.0.1", 5000),),
+    "sip": sip_messages.PEERS,
+}
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
 CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
+
+
+Reply = tuple[bytes | None, int]
+"""None = silence; and the port that it goes to, 0 = the peer's."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -54,31 +65,37 @@ class Scenario(msgspec.Struct, frozen=True):
     stale_after: float
     now: int
     queries_per_second: int
+    queries_per_prefix: int
     clock_ns: int
     legacy: bool
     unmapped_carrier_id: int
     answer_bytes_max: int
     tells_errors: bool
+    sip: SipSettings = SipSettings()
+    tag_seed: int = 0
 
 
-def pick(rng: np.random.Generator) -> Scenario:
+def pick(rng: np.random.Generator, dialects: tuple[str, ...] = tuple(PEERS)) -> Scenario:
     """Any of them; the usual ones are the most likely."""
 
     def one(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
     return Scenario(
-        dialect=one("npq", "pdb"),
+        dialect=one(*dialects),
         store=one(*("rich",) * 10, *("wrapped",) * 4, "bare", None),
         country=one("886", "886", "886", *PLANS),
         stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
         now=CONFIRMED_AT + one(0, 1, 42, 99, 100, 101, 3600, 70_000, 5_000_000_000, -1, -5000),
         queries_per_second=one(*(0,) * 12, 1, 3, 1000, 999_999_937),
+        queries_per_prefix=one(*(0,) * 14, 1, 2000),
         clock_ns=one(0, 1, NS, 86_400 * NS, 1 << 62, (1 << 64) - 30 * NS),
         legacy=one(True, True, False),
         unmapped_carrier_id=one(1000, 1, 32_767),
         answer_bytes_max=one(1, 12, 40, 100, 300, *(NPQ_DATAGRAM_ANSWER_BYTES_MAX,) * 3, *(NPQ_FRAME_BYTES_MAX,) * 2),
         tells_errors=one(False, True),
+        sip=sip_messages.pick_settings(rng),
+        tag_seed=one(0, 1, (1 << 64) - 1, 0x0123_4567_89AB_CDEF),
     )
 
 
@@ -93,17 +110,28 @@ class Both:
     def __init__(self, scenario: Scenario, readers: dict[str, Reader], stores: dict[str, _native.Environment]) -> None:
         """readers: of py-lmdb. stores: the same data, opened natively."""
         plan = PLANS[scenario.country]
-        settings = ClientSettings("client", ("127.0.0.1/32",), queries_per_second=scenario.queries_per_second)
-        self.client = Client(settings)
+        settings = ClientSettings(
+            "client",
+            ("127.0.0.1/32",),
+            queries_per_second=scenario.queries_per_second,
+            queries_per_prefix=scenario.queries_per_prefix,
+            sip=scenario.sip,
+        )
+        # The place in the list is a part of where an allowance by prefix lies.
+        self.client = Access((NOBODY, settings)).clients[1]
         self.engine = Engine(plan, scenario.stale_after)
         self.engine.reader = readers[scenario.store] if scenario.store is not None else None
         if self.engine.reader is not None:
             self.engine.reader.damaged.clear()
         self.counters = QueryCounters(scenario.dialect, "udp")
-        self.python: PdbResponder | NpqResponder
+        self.python: PdbResponder | NpqResponder | SipResponder
         if scenario.dialect == "pdb":
             self.python = PdbResponder(
                 self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
+            )
+        elif scenario.dialect == "sip":
+            self.python = SipResponder(
+                self.engine, self.counters, udp=not scenario.tells_errors, tag_seed=scenario.tag_seed
             )
         else:
             self.python = NpqResponder(
@@ -122,6 +150,7 @@ class Both:
             tells_errors=scenario.tells_errors,
             legacy=scenario.legacy,
             unmapped_carrier_id=scenario.unmapped_carrier_id,
+            tag_seed=scenario.tag_seed,
         )
 
     def begin(self, now: int) -> None:
@@ -129,12 +158,18 @@ class Both:
         self.engine.begin(UnixSeconds(now))
         self.native.begin(now)
 
-    def ask(self, messages: list[bytes], now_ns: int) -> tuple[list[bytes | None], list[bytes | None]]:
-        """Python's replies and native ones."""
-        respond, client = self.python.respond, self.client
-        replies = [respond(message, client, now_ns, PEER) for message in messages]
-        self.python.settle()
-        return replies, self.native.respond_many(messages, 1, now_ns, *PEER)
+    def ask(self, messages: list[bytes], now_ns: int, peer: Peer) -> tuple[list[Reply], list[Reply]]:
+        """Python's replies and native ones, each with the port that it goes to, 0 = the peer's."""
+        python, native, client = self.python, self.native, self.client
+        ours: list[Reply] = []
+        for message in messages:
+            reply = python.respond(message, client, now_ns, peer)
+            ours.append((reply, python.reply_port if reply is not None else 0))
+        python.settle()
+        if python.counters.dialect != "sip":
+            return ours, [(reply, 0) for reply in native.respond_many(messages, 1, now_ns, peer[0], peer[1])]
+        theirs = [(native.respond(message, 1, now_ns, peer[0], peer[1]), native.reply_port()) for message in messages]
+        return ours, theirs
 
     def counts(self) -> tuple[dict[str, object], dict[str, object]]:
         """What each has counted."""
@@ -175,12 +210,13 @@ class Both:
 class Opened:
     """The stores in both libraries, and the pools, of one process."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, dialects: tuple[str, ...] = tuple(PEERS)) -> None:
         """folder: as `prepare` left it."""
         self.seed = seed
+        self.dialects = dialects
         self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
         self.stores = {path.name: _native.Environment(str(path), MAP) for path in sorted((folder / "native").iterdir())}
-        self.pools = {dialect: Pool(dialect, seed) for dialect in ("npq", "pdb")}
+        self.pools = {dialect: Pool(dialect, seed) for dialect in dialects}
 
     def both(self, scenario: Scenario) -> Both:
         """Under a scenario, with nothing asked yet."""
@@ -189,15 +225,16 @@ class Opened:
     def run_chunk(self, chunk: int, count: int = CHUNK) -> tuple[int, str | None]:
         """Ask a chunk's messages: how many queries they were, and the first difference, if any."""
         rng = np.random.default_rng([self.seed, chunk])
-        scenario = pick(rng)
+        scenario = pick(rng, self.dialects)
         both = self.both(scenario)
         messages = self.pools[scenario.dialect].take(rng, count)
-        for now, now_ns, batch in batches(rng, scenario, messages):
+        for now, now_ns, peer, batch in batches(rng, scenario, messages):
             both.begin(now)
-            ours, theirs = both.ask(batch, now_ns)
+            ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
+                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\n"
+                    f"now {now}, clock {now_ns} ns"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
@@ -214,7 +251,8 @@ class Opened:
 
     def report(self, scenario: Scenario, chunk: int, found: str) -> str:
         """What is needed to see the same again."""
-        again = f"python -m tests.parity.differential --seed {self.seed} --chunk {chunk}"
+        dialects = "" if self.dialects == tuple(PEERS) else f" --dialects {' '.join(self.dialects)}"
+        again = f"python -m tests.parity.differential{dialects} --seed {self.seed} --chunk {chunk}"
         return f"{scenario}\n{found}\nagain: {again} [--hex MESSAGE]"
 
     def close(self) -> None:
@@ -227,20 +265,23 @@ class Opened:
 
 def batches(
     rng: np.random.Generator, scenario: Scenario, messages: list[bytes]
-) -> Iterator[tuple[int, int, list[bytes]]]:
-    """The messages in batches, the clocks going on between them."""
+) -> Iterator[tuple[int, int, Peer, list[bytes]]]:
+    """The messages in batches, each from one peer, the clocks going on between them."""
+    peers = PEERS[scenario.dialect]
     now, now_ns, at = scenario.now, scenario.clock_ns, 0
     while at < len(messages):
         size = int(rng.choice((1, 7, 32, 200, 1000)))
-        yield now, min(now_ns, (1 << 64) - 1), messages[at : at + size]
+        yield now, min(now_ns, (1 << 64) - 1), peers[int(rng.integers(len(peers)))], messages[at : at + size]
         at += size
         now_ns += int(rng.choice(CLOCK_STEPS_NS))
         now += int(rng.choice((0, 0, 0, 1, 1000)))
 
 
-def shown(reply: bytes | None) -> str:
+def shown(reply: Reply) -> str:
     """For people."""
-    return "silence" if reply is None else reply.hex()
+    message, port = reply
+    text = "silence" if message is None else message.hex()
+    return f"{text} to port {port}" if port else text
 
 
 def prepare(folder: Path, seed: int) -> None:
@@ -250,9 +291,11 @@ def prepare(folder: Path, seed: int) -> None:
         copy_stores(stores, folder / library)
 
 
-def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[int, int, list[str]]:
+def work(
+    folder: Path, seed: int, dialects: tuple[str, ...], first: int, step: int, count: int
+) -> tuple[int, int, list[str]]:
     """Every step-th chunk of the messages; messages, queries, and reports of differences: at most three."""
-    opened = Opened(folder, seed)
+    opened = Opened(folder, seed, dialects)
     asked, queries, reports = 0, 0, []
     for chunk in range(first, -(-count // CHUNK), step):
         received, report = opened.run_chunk(chunk)
@@ -266,30 +309,30 @@ def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[in
     return asked, queries, reports
 
 
-def run(seed: int, count: int, processes: int) -> tuple[int, int, list[str]]:
+def run(seed: int, count: int, processes: int, dialects: tuple[str, ...] = tuple(PEERS)) -> tuple[int, int, list[str]]:
     """All of it, by so many processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
         # Spawned: a forked child would share the parent's LMDB.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            parts = pool.starmap(work, [(folder, seed, at, processes, count) for at in range(processes)])
+            parts = pool.starmap(work, [(folder, seed, dialects, at, processes, count) for at in range(processes)])
     return sum(part[0] for part in parts), sum(part[1] for part in parts), [one for part in parts for one in part[2]]
 
 
-def run_one(seed: int, chunk: int, message: bytes | None) -> str | None:
+def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, ...] = tuple(PEERS)) -> str | None:
     """A chunk, or one message under its scenario; the difference, if there is one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
-        opened = Opened(folder, seed)
+        opened = Opened(folder, seed, dialects)
         if message is None:
             report = opened.run_chunk(chunk)[1]
         else:
-            scenario = pick(np.random.default_rng([seed, chunk]))
+            scenario = pick(np.random.default_rng([seed, chunk]), dialects)
             both = opened.both(scenario)
             both.begin(scenario.now)
-            (ours,), (theirs,) = both.ask([message], scenario.clock_ns)
+            (ours,), (theirs,) = both.ask([message], scenario.clock_ns, PEERS[scenario.dialect][0])
             report = f"{scenario}\npython {shown(ours)}\nnative {shown(theirs)}"
             print(report)
             report = None if ours == theirs and both.counts()[0] == both.counts()[1] else report
@@ -304,14 +347,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000_000)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--chunk", type=int)
+    parser.add_argument("--dialects", nargs="+", choices=tuple(PEERS), default=tuple(PEERS))
     parser.add_argument("--hex", type=bytes.fromhex)
     options = parser.parse_args(arguments)
+    dialects = tuple(options.dialects)
     if options.chunk is not None:
-        report = run_one(options.seed, options.chunk, options.hex)
+        report = run_one(options.seed, options.chunk, options.hex, dialects)
         print(report or "no difference")
         return int(report is not None)
     began = time.monotonic()
-    asked, queries, reports = run(options.seed, options.count, options.processes)
+    asked, queries, reports = run(options.seed, options.count, options.processes, dialects)
     for report in reports:
         print(report)
     took = time.monotonic() - began

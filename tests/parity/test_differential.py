@@ -55,9 +55,10 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
         rng = np.random.default_rng([1, chunk])
         scenario = pick(rng)
         both = opened.both(scenario)
-        for now, now_ns, batch in differential.batches(rng, scenario, opened.pools[scenario.dialect].take(rng, 5000)):
+        messages = opened.pools[scenario.dialect].take(rng, 5000)
+        for now, now_ns, peer, batch in differential.batches(rng, scenario, messages):
             both.begin(now)
-            both.ask(batch, now_ns)
+            both.ask(batch, now_ns, peer)
         counts = both.counts()[1]
         for name in ("answered", "refused", "dropped", "unreadable", "odd"):
             counted: Any = counts[name]
@@ -165,7 +166,7 @@ scenarios = st.builds(
 def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch: list[bytes]) -> None:
     both = opened.both(scenario)
     both.begin(scenario.now)
-    ours, theirs = both.ask(batch, scenario.clock_ns)
+    ours, theirs = both.ask(batch, scenario.clock_ns, differential.PEERS[scenario.dialect][0])
     assert ours == theirs
     ours_counted, theirs_counted = both.counts()
     assert ours_counted == theirs_counted

@@ -4,3 +4,4 @@ pub mod enum_dns;
 pub mod npq;
 pub mod pdb;
 pub mod sip;
+pub mod tel_parameters;
