@@ -19,7 +19,7 @@ import msgspec
 from bench import enum_zone, redirector
 from bench.asking import MANY_SOCKETS, ONE_SOCKET, SEGMENTED, Asker, Way
 from bench.budget import Budget
-from bench.dataset import Dataset
+from bench.dataset import Dataset, open_engine
 from bench.enum_zone import Dnsperf
 from bench.figures import QUERY_UNIT, Figure, Section
 from bench.native import Numbers, Stores, write_numbers
@@ -213,6 +213,10 @@ def _memory_figures(memory: dict[str, tuple[int, int]], stores: Stores, budget: 
             met=ours <= aim * better if better else None,
         )
     )
+    largest = sizes[[name for name in sizes if name in memory][-1]]
+    with open_engine(largest) as (_, reader):
+        hot = reader.sizes()["blocks"] / largest.numbers
+    found.append(Figure(f"of that, what queries read, at {largest.numbers:,} numbers", hot, "bytes"))
     return found
 
 
