@@ -33,7 +33,10 @@ def of_the_plan(digits: str) -> bool:
 
 
 OF_THE_PLAN = sorted(
-    text for size in (5, 6) for text in (f"9{rest:0{size - 1}}" for rest in range(10 ** (size - 1))) if of_the_plan(text)
+    text
+    for size in (5, 6)
+    for text in (f"9{rest:0{size - 1}}" for rest in range(10 ** (size - 1)))
+    if of_the_plan(text)
 )
 
 
