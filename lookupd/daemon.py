@@ -6,6 +6,7 @@ What a message means, and what a number's answer is, is decided elsewhere.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECON
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
-from lookupd.protocols.framing import FRAMINGS
+from lookupd.protocols.framings import FRAMINGS
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.transports.http import HttpListener
@@ -44,6 +45,7 @@ class Daemon:
         self.config = config
         self.config_path = config_path
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
+        self.tag_seed = secrets.randbits(64)
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
@@ -62,7 +64,7 @@ class Daemon:
             from lookupd.fastpath.native import NativePath
 
             return NativePath(self.engine, self.metrics, self.config.engine.workers)
-        return PythonPath(self.engine, self.metrics, self.begin_batch)
+        return PythonPath(self.engine, self.metrics, self.begin_batch, self.tag_seed)
 
     def _take_clients(self, config: Config) -> Access:
         access = self.path.make_access(config.clients)

@@ -142,7 +142,10 @@ ENUM_APEXES_MAX = 16
 """Apexes of one profile."""
 
 NAMESERVERS_MAX = 8
-"""Of one profile: their records fit an answer."""
+"""Of one profile, and addresses of each: their records fit an answer."""
+
+NAPTR_TEXT_BYTES_MAX = 255
+"""A NAPTR record's regular expression, and every other text in a DNS record (RFC 1035 section 3.3)."""
 
 URI_DOMAIN_CHARS_MAX = 100
 """Host and port of a URI: a NAPTR's regular expression has 255 bytes in all (RFC 3403 section 4.1)."""

@@ -65,6 +65,7 @@ class Plan:
         self.trunk_prefix = trunk_prefix
         self.kinds = tuple(kinds)
         self._kinds_by_length = self._index()
+        self._portable_digits_min = min((digits for digits, _, portable in self.heads() if portable), default=0)
         # Only a trunk prefix that starts with 0 can be told from the start of an E.164 number.
         self._reads_national = trunk_prefix[:1] == "0"
 
@@ -149,6 +150,10 @@ class Plan:
                     ):
                         return True
         return not self.covers(digits) and len(digits) < E164_DIGITS_MAX
+
+    def is_incomplete(self, digits: str) -> bool:
+        """Whether a number of this country is of no kind because it is shorter than any that can be ported."""
+        return len(digits) < self._portable_digits_min and self.covers(digits) and self.kind_of(digits) is None
 
     def covers(self, digits: str) -> bool:
         """Whether the number starts with this plan's country code."""

@@ -18,6 +18,9 @@ from lookupd.limits import (
     E164_DIGITS_MAX,
     ENUM_APEXES_MAX,
     NAMESERVERS_MAX,
+    NAPTR_TEXT_BYTES_MAX,
+    NETWORK_CODE_CHARS_MAX,
+    ROUTING_NUMBER_CHARS_MAX,
     URI_DOMAIN_CHARS_MAX,
 )
 
@@ -94,24 +97,60 @@ def check_enum(where: str, settings: EnumSettings) -> None:
         raise ConfigError(f"{where}.apex: a name stands twice")
     for name in settings.apexes:
         _check_name(f"{where}.apex", name, DNS_NAME_BYTES_MAX - 2 * E164_DIGITS_MAX)
-    for name, addresses in settings.nameservers.items():
-        _check_name(f"{where}.nameservers", name.rstrip("."), DNS_NAME_BYTES_MAX)
-        for address in addresses:
-            try:
-                ipaddress.ip_address(address)
-            except ValueError as error:
-                raise ConfigError(f"{where}.nameservers.{name}: {error}") from None
-    if len(settings.nameservers) > NAMESERVERS_MAX:
-        raise ConfigError(f"{where}.nameservers: at most {NAMESERVERS_MAX}")
+    _check_nameservers(f"{where}.nameservers", settings)
     services = settings.services
     if not services or len(set(services)) < len(services) or not set(services) <= set(ENUM_SERVICES):
         raise ConfigError(f"{where}.service: one or both of {' and '.join(ENUM_SERVICES)}")
     if "E2U+pstn:sip" in services and not settings.domain:
         raise ConfigError(f"{where}.domain: E2U+pstn:sip needs the host behind the @, such as gw.example")
     _check_domain(where, settings.domain)
+    excess = _regexp_bytes_max(settings) - NAPTR_TEXT_BYTES_MAX
+    if excess > 0:
+        raise ConfigError(
+            f"{where}: rn_context, cic_context and domain together are {excess} bytes too long for a NAPTR record"
+        )
     for key, value in (("ttl", settings.ttl), ("negative_ttl", settings.negative_ttl)):
         if not 0 <= value <= DNS_TTL_MAX:
             raise ConfigError(f"{where}.{key}: seconds, 0 to {DNS_TTL_MAX} (a week)")
+
+
+def _check_nameservers(where: str, settings: EnumSettings) -> None:
+    for name, addresses in settings.nameservers.items():
+        _check_name(where, name.rstrip("."), DNS_NAME_BYTES_MAX)
+        for address in addresses:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as error:
+                raise ConfigError(f"{where}.{name}: {error}") from None
+        if len(addresses) > NAMESERVERS_MAX:
+            raise ConfigError(f"{where}.{name}: at most {NAMESERVERS_MAX} addresses")
+        if _is_in_digits(name, settings.apexes):
+            raise ConfigError(f"{where}.{name}: lies where the numbers' names are")
+    if len(settings.nameservers) > NAMESERVERS_MAX:
+        raise ConfigError(f"{where}: at most {NAMESERVERS_MAX}")
+    if len({name.rstrip(".").lower() for name in settings.nameservers}) < len(settings.nameservers):
+        raise ConfigError(f"{where}: a name stands twice")
+
+
+def _is_in_digits(name: str, apexes: tuple[str, ...]) -> bool:
+    """Whether a name lies under an apex and a single digit, where a number's name could be it, or above it."""
+    name = name.rstrip(".").lower()
+    for apex in apexes:
+        head, _, rest = name.rpartition("." + apex.lower())
+        if head and not rest and len(last := head.rpartition(".")[2]) == 1 and last.isdigit():
+            return True
+    return False
+
+
+def _regexp_bytes_max(settings: EnumSettings) -> int:
+    """Bytes of the longest regular expression that a record can have, whatever the route."""
+    rn, cic = "0" * ROUTING_NUMBER_CHARS_MAX, "0" * NETWORK_CODE_CHARS_MAX
+    rn = f";rn={rn};rn-context={settings.rn_context}" if settings.rn_context else f";rn=+{rn}"
+    cic = f";cic={cic};cic-context={settings.cic_context}" if settings.cic_context else ""
+    uri = f"tel:\\1{cic};npdi{rn}"
+    if "E2U+pstn:sip" in settings.services:
+        uri += f"@{settings.domain};user=phone"
+    return len(f"!^(.*)$!{uri}!")
 
 
 def check_sip(where: str, settings: SipSettings) -> None:

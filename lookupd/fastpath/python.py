@@ -10,6 +10,7 @@ from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
 from lookupd.fastpath.enum import EnumResponder
+from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
@@ -22,10 +23,12 @@ class PythonPath:
 
     name = "python"
 
-    def __init__(self, engine: Engine, metrics: Metrics, begin_batch: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, begin_batch: Callable[[], None], tag_seed: int) -> None:
+        """tag_seed: see `protocols.sip.make_tag`."""
         self._engine = engine
         self._metrics = metrics
         self.begin_batch = begin_batch
+        self._tag_seed = tag_seed
 
     def open_store(self, path: Path, map_size: int) -> Reader:
         """See Path."""
@@ -59,5 +62,7 @@ class PythonPath:
         udp = transport == "udp"
         if dialect == "enum":
             return EnumResponder(self._engine, counters, udp=udp)
+        if dialect == "sip":
+            return SipResponder(self._engine, counters, udp=udp, tag_seed=self._tag_seed)
         bytes_max = NPQ_DATAGRAM_ANSWER_BYTES_MAX if udp else NPQ_FRAME_BYTES_MAX
         return NpqResponder(self._engine, counters, answer_bytes_max=bytes_max, tells_errors=not udp)

@@ -116,26 +116,23 @@ def decode_query(message: bytes) -> Query:
         raise ProtocolError("not_a_query")
     if flags & OPCODE:
         raise QueryRefused("not_a_query", _bare(query_id, flags, NOTIMP))
-    malformed = QueryRefused("malformed", _bare(query_id, flags, FORMERR))
     if questions != 1:
-        raise malformed
+        raise _malformed(query_id, flags)
     name_end = _skip_name(message, QUESTION_AT)
     end = name_end + _KIND_AND_CLASS.size
     if not name_end or end > len(message):
-        raise malformed
+        raise _malformed(query_id, flags)
     kind, klass = _KIND_AND_CLASS.unpack_from(message, name_end)
     edns = None
     transfer = kind in {AXFR, IXFR}
     if answers or authorities:
         if not transfer:  # IXFR has the SOA that its client knows (RFC 1995 section 3)
-            raise malformed
+            raise _malformed(query_id, flags)
     elif additional:
-        if additional > DNS_ADDITIONAL_MAX:
-            raise malformed
         try:
             edns = _find_edns(message, end, additional)
         except ValueError:
-            raise malformed from None
+            raise _malformed(query_id, flags) from None
     # A label's length is below every letter, so lower() changes letters only.
     question, name = message[QUESTION_AT:end], message[QUESTION_AT:name_end].lower()
     query = Query(query_id, flags, question, name, kind, klass, edns, len(message))
@@ -161,6 +158,8 @@ def _skip_name(message: bytes, at: int) -> int:
 
 def _find_edns(message: bytes, at: int, records: int) -> Edns | None:
     """The OPT among the additional records. Raises ValueError when they cannot be walked, or there are two of it."""
+    if records > DNS_ADDITIONAL_MAX:
+        raise ValueError
     edns = None
     for _ in range(records):
         owner, at = at, _skip_name(message, at)
@@ -186,6 +185,10 @@ def _options_are_whole(message: bytes, at: int, end: int) -> bool:
     return at == end
 
 
+def _malformed(query_id: int, flags: int) -> QueryRefused:
+    return QueryRefused("malformed", _bare(query_id, flags, FORMERR))
+
+
 def _bare(query_id: int, flags: int, rcode: int) -> bytes:
     """A header alone, for what has no question that could be sent back."""
     return HEADER.pack(query_id, QR | flags & (OPCODE | RD) | rcode, 0, 0, 0, 0)
@@ -204,8 +207,8 @@ def encode_reply(
         less = _encode(query, rcode, msgspec.structs.replace(sections, extra=b"", extra_count=0), flags)
         if len(less) <= bytes_max:
             return less
-    cut = _encode(query, rcode, Sections(option=sections.option), flags | TC)
-    return cut if len(cut) <= bytes_max else _encode(query, rcode, EMPTY, flags | TC)
+    # A question and an OPT fit every bound: they are no longer than what was asked, but for our option of 12 bytes.
+    return _encode(query, rcode, Sections(option=sections.option), flags | TC)
 
 
 def _encode(query: Query, rcode: int, sections: Sections, flags: int) -> bytes:

@@ -1,6 +1,6 @@
-"""Where one message ends and the next begins in a TCP stream, dialect by dialect.
+"""Where one message ends and the next begins in a TCP stream: what all dialects' framings are, and lengths before.
 
-What a message means is the dialect's own module's business.
+What a message means is the dialect's own module's business; `framings` says which dialect has which.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Frame(NamedTuple):
 
 
 class Framing(Protocol):
-    """One dialect's way to put messages into a stream."""
+    """One dialect's way to put messages into a stream; of one connection, if it remembers anything."""
 
     idle_seconds: float
     """A connection with nothing asked for this long is closed."""
@@ -65,6 +65,3 @@ class LengthFraming:
 NPQ_FRAMING = LengthFraming(FRAME_HEADER, NPQ_FRAME_BYTES_MAX)
 ENUM_FRAMING = LengthFraming(struct.Struct(">H"), DNS_MESSAGE_BYTES_MAX)
 """RFC 1035 section 4.2.2."""
-
-FRAMINGS: dict[str, Framing] = {"npq": NPQ_FRAMING, "enum": ENUM_FRAMING}
-"""By dialect."""

@@ -36,19 +36,19 @@ class TcpListener:
         self,
         sock: socket.socket,
         make_responder: Callable[[], FrameResponder],
-        framing: Framing,
+        make_framing: Callable[[], Framing],
         access: Access,
         begin_batch: Callable[[], None],
         end_batch: Callable[[], None],
         counters: ConnectionCounters,
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. make_responder: one for each connection. framing: of all.
+        """sock: bound, non-blocking; owned from now on. make_responder, make_framing: for each connection.
 
         begin_batch: pins the newest state; end_batch: lets go of it.
         """
         self.access = access
         self.make_responder = make_responder
-        self.framing = framing
+        self.make_framing = make_framing
         self.begin_batch = begin_batch
         self.end_batch = end_batch
         self.counters = counters
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: TcpListener) -> None:
         self._listener = listener
         self._responder = listener.make_responder()
-        self._framing = listener.framing
+        self._framing = listener.make_framing()
         self._peer: tuple[Any, ...] = ()
         self._client: Client | None = None
         self._host = ""

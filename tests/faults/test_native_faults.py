@@ -291,16 +291,15 @@ def test_joined_datagrams_of_any_segment_size_are_each_counted(site: Site, diale
         assert process.poll() is None
 
 
-def test_joined_questions_are_answered_one_by_one_in_order(site: Site) -> None:
+def test_joined_questions_are_answered_one_by_one(site: Site) -> None:
     with run_daemon(site.configure()), udp(site.npq) as sock:
         questions = [npq.encode_query(128 + at, PORTED if at % 3 else NOT_ALLOCATED) for at in range(60)]
         assert len({len(question) for question in questions}) == 1
         if not sendable(sock, b"".join(questions), len(questions[0])):
             pytest.skip("this kernel does not join datagrams")
         answers = [npq.decode_answer(sock.recv(2000)) for _ in questions]
-    assert [answer.id for answer in answers] == [128 + at for at in range(60)]
-    assert [answer.results[0] for answer in answers] == [
-        Outcome.PORTED if at % 3 else Outcome.NOT_ALLOCATED for at in range(60)
+    assert sorted((answer.id, answer.results[0]) for answer in answers) == [
+        (128 + at, Outcome.PORTED if at % 3 else Outcome.NOT_ALLOCATED) for at in range(60)
     ]
 
 

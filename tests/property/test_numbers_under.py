@@ -5,20 +5,25 @@ DNS calls such a name an empty non-terminal; that it is never denied is what kee
 
 from __future__ import annotations
 
+import json
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loader.apply import apply_delta, apply_snapshot
+from loader.files import identify
 from lookupd.engine import Engine
 from lookupd.limits import E164_DIGITS_MAX, TN_DIGITS_MIN
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.numbering import Kind, Plan
-from tests.conftest import PLAN, Workbench
+from lookupd.store.writer import Writer
+from tests.conftest import PLAN, UNGUARDED, Silent, Workbench
 
-SMALL = Plan("9", "0", [Kind("open", True, ("", "1", "23"), (4, 5)), Kind("closed", False, ("12", "3"), (5,))])
-"""Small enough to count all of it: 95000 is open, 923xxxx has no kind, 912xxx is closed beside the open 912xx."""
+SMALL = Plan("9", "0", [Kind("open", True, ("", "1"), (4, 5)), Kind("closed", False, ("12", "3"), (5,))])
+"""Small enough to count all of it: 95000 is open, 9xxxxxx has no kind, 912xxx is closed beside the open 912xx."""
 
 NOW = 1_790_000_000
 FOREIGN_HEADS = ["1", "44", "8", "12345", "77777777777777"]
@@ -32,12 +37,8 @@ def of_the_plan(digits: str) -> bool:
     return len(national) == 4 or not national.startswith(("12", "3"))
 
 
-OF_THE_PLAN = sorted(
-    text
-    for size in (5, 6)
-    for text in (f"9{rest:0{size - 1}}" for rest in range(10 ** (size - 1)))
-    if of_the_plan(text)
-)
+COUNTED = [f"9{rest:0{size}}" for size in (4, 5) for rest in range(10**size)]
+OF_THE_PLAN = [digits for digits in COUNTED if of_the_plan(digits)]
 
 
 def test_plan_and_its_words_agree() -> None:
@@ -48,16 +49,20 @@ def test_plan_and_its_words_agree() -> None:
             assert of_the_plan(digits) == (kind is not None and kind.portable)
 
 
+@lru_cache(None)
+def beginnings(head: str) -> frozenset[str]:
+    """All that numbers of SMALL in a range begin with and go on after."""
+    held = [number for number in OF_THE_PLAN if number.startswith(head)]
+    return frozenset(number[:end] for number in held for end in range(len(number)))
+
+
 def lies_under(digits: str, ported: set[str], ranges: set[str]) -> bool:
     """Whether a longer number that begins with digits is ported, or would be found in one of the ranges."""
     if any(number.startswith(digits) and len(number) > len(digits) for number in ported):
         return True
     for head in ranges:
         if head.startswith("9"):
-            if any(
-                number.startswith(digits) and number.startswith(head) and len(number) > len(digits)
-                for number in OF_THE_PLAN
-            ):
+            if digits in beginnings(head):
                 return True
         # Of another country: any length will do.
         elif (digits.startswith(head) or head.startswith(digits)) and len(digits) < E164_DIGITS_MAX:
@@ -65,9 +70,24 @@ def lies_under(digits: str, ported: set[str], ranges: set[str]) -> bool:
     return False
 
 
+def load(workbench: Workbench, plan: Plan, ported: set[str], returned: set[str], ranges: set[str]) -> None:
+    """A store of another plan than the samples'. returned: numbers that were ported and are not any more."""
+    workbench.load_tables(ranges="prefix,network_code\n" + "".join(f"{head},1401\n" for head in sorted(ranges)))
+    rows = sorted(ported | returned, key=int)
+    text = "tn,network_code\n" + "".join(f"{number},1402\n" for number in rows)
+    snapshot = workbench.publish("snapshot-main-1.csv", text, len(rows))
+    notices = [
+        {"kind": "return", "tn": number, "notified_at": "2026-11-22T10:00:00+08:00"} for number in sorted(returned)
+    ]
+    delta = workbench.publish("delta-main-2.ndjson", "".join(f"{json.dumps(row)}\n" for row in notices), len(notices))
+    terms = (plan, UnixSeconds(NOW), Silent(), UNGUARDED)
+    with Writer(workbench.store) as writer:
+        apply_snapshot(writer, identify(snapshot, "snapshot", "main"), *terms)
+        if notices:
+            apply_delta(writer, identify(delta, "delta", "main"), *terms)
+
+
 plan_numbers = st.sampled_from(OF_THE_PLAN)
-foreign_numbers = st.from_regex(r"[1-8][0-9]{4,14}", fullmatch=True)
-numbers = st.one_of(plan_numbers, plan_numbers, foreign_numbers)
 heads = st.one_of(
     plan_numbers.flatmap(lambda number: st.integers(1, len(number)).map(lambda end: number[:end])),
     st.sampled_from(["912", "93", "9123", *FOREIGN_HEADS]),
@@ -76,21 +96,17 @@ heads = st.one_of(
 
 @settings(max_examples=60, deadline=None, print_blob=True)
 @given(
-    ported=st.sets(numbers, min_size=1, max_size=8),
-    returned=st.sets(numbers, max_size=3),
+    ported=st.sets(plan_numbers, min_size=1, max_size=8),
+    returned=st.sets(plan_numbers, max_size=3),
     ranges=st.sets(heads, max_size=3),
-    asked=st.lists(st.one_of(heads, numbers, st.from_regex(r"[1-9][0-9]{0,14}", fullmatch=True)), max_size=20),
+    asked=st.lists(st.one_of(heads, plan_numbers, st.from_regex(r"[1-9][0-9]{0,14}", fullmatch=True)), max_size=20),
 )
 def test_what_lies_under_digits_is_what_a_plain_set_says(
     ported: set[str], returned: set[str], ranges: set[str], asked: list[str]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workbench = Workbench(Path(folder))
-        workbench.load_tables(ranges="prefix,network_code\n" + "".join(f"{head},1401\n" for head in sorted(ranges)))
-        rows = sorted(ported | returned, key=int)
-        workbench.snapshot("tn,network_code\n" + "".join(f"{number},1402\n" for number in rows), now=NOW)
-        if returned:
-            workbench.delta(*({"kind": "return", "tn": number} for number in sorted(returned)), sequence=2, now=NOW)
+        load(workbench, SMALL, ported, returned, ranges)
         left = ported - returned
         with workbench.reader() as reader:
             engine = Engine(SMALL)
@@ -127,15 +143,15 @@ def test_every_existing_number_of_the_sample_is_reachable_label_by_label(loaded:
 
 
 def test_shortest_and_longest_numbers_are_found(workbench: Workbench) -> None:
-    workbench.load_tables(ranges="prefix,network_code\n")
-    workbench.snapshot("tn,network_code\n12345,1401\n999999999999999,1401\n", now=NOW)
-    engine = Engine(PLAN)
+    plan = Plan("9", "", [Kind("any", True, ("",), (TN_DIGITS_MIN - 1, E164_DIGITS_MAX - 1))])
+    shortest, longest = "9" * TN_DIGITS_MIN, "91" + "9" * (E164_DIGITS_MAX - 2)
+    load(workbench, plan, {shortest, longest}, set(), set())
+    engine = Engine(plan)
     with workbench.reader() as reader:
         engine.reader = reader
         engine.begin(UnixSeconds(NOW))
-        for number in ("12345", "9" * E164_DIGITS_MAX):
+        for number in (shortest, longest):
             assert engine.find(number)[0] is Outcome.PORTED
             assert all(engine.has_under(number[:end], ranges=False) for end in range(1, len(number)))
             assert not engine.has_under(number, ranges=False)
-        assert len("12345") == TN_DIGITS_MIN
-        assert not engine.has_under("", ranges=False) or True
+        assert not engine.has_under("912", ranges=True)

@@ -110,6 +110,15 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
         ("[enum]\nunported = 'nothing'", "enum.unported"),
         ("[enum]\nrn_context = 'a b'", "enum.rn_context"),
         ("[enum.nameservers]\n'ns.example' = ['192.0.2.300']", "enum.nameservers.ns.example"),
+        ("[enum.nameservers]\n'ns.example' = " + str(["192.0.2.1"] * 9), "enum.nameservers.ns.example: at most 8 addr"),
+        ("[enum.nameservers]\n'ns.example' = []\n'NS.example.' = []", "enum.nameservers: a name stands twice"),
+        ("[enum.nameservers]\n'Ns.4.e164.ARPA' = []", "enum.nameservers.Ns.4.e164.ARPA: lies where the numbers'"),
+        ("[enum.nameservers]\n'4.e164.arpa.' = []", "enum.nameservers.4.e164.arpa.: lies where"),
+        (
+            f"[enum]\nservice = 'E2U+pstn:sip'\nrn_context = '{'a' * 62}'\ndomain = '{'b' * 100}'\n"
+            "cic_context = '+12345678'",
+            "enum: rn_context, cic_context and domain together are 5 bytes too long",
+        ),
         ("[sip]\nstatus = 303", "sip.status"),
         ("[sip]\ndomain = 'a b'", "sip.domain: 'a b': a host, perhaps with a port"),
         ("[sip]\ndomain = 'a.example:99999'", "sip.domain"),

