@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 
@@ -39,22 +41,32 @@ HELD_DATA = naptr(";npdi")
 
 
 class EnumServer:
-    """`lookupd serve`; port: of ENUM, over UDP and TCP."""
+    """`lookupd serve`; port: of ENUM, over UDP and TCP; serial: of the data that it started with, 0 for none."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, http_port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, http_port: int, serial: int = 0) -> None:
         self.process = process
         self.port = port
+        self.serial = serial
         self.url = f"http://127.0.0.1:{http_port}"
+        self._before: Counter[str] = Counter()
 
     def total(self, family: str, **labels: str) -> int:
         """A counter without `lookupd_` and `_total`, of the ENUM dialect, over all labels that are not given."""
         labels["dialect"] = "enum"
+        found = [
+            s for s in self._samples() if s.name == f"lookupd_{family}_total" and labels.items() <= s.labels.items()
+        ]
+        assert found, (family, labels)
+        return int(sum(sample.value - self._before[_key(sample)] for sample in found))
+
+    def count_anew(self) -> None:
+        """All counters are 0 from here on."""
+        self._before = Counter({_key(sample): sample.value for sample in self._samples()})
+
+    def _samples(self) -> list[Sample]:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
-        samples = [sample for family in families for sample in family.samples]
-        found = [s for s in samples if s.name == f"lookupd_{family}_total" and labels.items() <= s.labels.items()]
-        assert found, (family, labels)
-        return int(sum(sample.value for sample in found))
+        return [sample for family in families for sample in family.samples]
 
     def count(self, name: str, **labels: str) -> int:
         """A counter of queries: received, answered, other, refused or dropped."""
@@ -70,15 +82,18 @@ class EnumServer:
         return self.received == sum(map(self.count, ACCOUNTED))
 
 
+def _key(sample: Sample) -> str:
+    return f"{sample.name} {sorted(sample.labels.items())}"
+
+
 @contextlib.contextmanager
-def run_enum(
-    bench: Workbench, settings: str = PROFILE, host: str = "127.0.0.1", port: int | None = None
-) -> Iterator[EnumServer]:
+def run_enum(bench: Workbench, settings: str = PROFILE) -> Iterator[EnumServer]:
     """At the end every query that it received must be accounted for."""
-    port, http_port = port or free_port(), free_port()
-    listen = f'enum = ["udp://{host}:{port}", "tcp://{host}:{port}"]\nhttp = "http://127.0.0.1:{http_port}"'
+    port, http_port = free_port(), free_port()
+    listen = f'enum = ["udp://127.0.0.1:{port}", "tcp://127.0.0.1:{port}"]\nhttp = "http://127.0.0.1:{http_port}"'
+    serial = bench.state()[0] if bench.store.exists() else 0
     with run_daemon(bench.config(settings, listen)) as process:
-        server = EnumServer(process, port, http_port)
+        server = EnumServer(process, port, http_port, serial)
         yield server
         if process.poll() is None:
             wait_until(server.is_conserved)

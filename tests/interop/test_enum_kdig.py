@@ -28,7 +28,7 @@ import dns.rrset
 import dns.zone
 import pytest
 
-from tests.conftest import Workbench, wait_until
+from tests.conftest import Workbench
 from tests.interop.enum_site import (
     APEX,
     HELD,
@@ -39,8 +39,8 @@ from tests.interop.enum_site import (
     UNALLOCATED,
     UNMAPPED,
     EnumServer,
-    naptr,
     name_of,
+    naptr,
     run_enum,
 )
 
@@ -58,11 +58,22 @@ BOTH_SERVICES = PROFILE + 'service = ["E2U+pstn:tel", "E2U+pstn:sip"]\ndomain = 
 """Two records: over four times the length of a question without EDNS."""
 
 
+@pytest.fixture(scope="module", params=["python"])
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnumServer]:
+    """With the settings of most tests, for all of them."""
+    bench = Workbench(tmp_path_factory.mktemp("running"))
+    bench.engine = request.param
+    bench.load_tables()
+    bench.snapshot()
+    with run_enum(bench) as server:
+        yield server
+
+
 @pytest.fixture
-def server(loaded: Workbench) -> Iterator[EnumServer]:
-    """With the settings of most tests."""
-    with run_enum(loaded) as running:
-        yield running
+def server(running: EnumServer) -> EnumServer:
+    """Its counters begin at 0."""
+    running.count_anew()
+    return running
 
 
 # -- kdig and dig ----------------------------------------------------------------------------------------
@@ -123,9 +134,8 @@ def ask(request: pytest.FixtureRequest, server: EnumServer) -> Ask:
     return lambda *arguments: read_answer(run_tool(server, request.param, *more, *arguments))
 
 
-def soa(bench: Workbench, ttl: int = 60) -> str:
-    serial, _, _ = bench.state()
-    return f"{APEX}. {ttl} SOA ns.{APEX}. hostmaster.{APEX}. {serial} 3600 600 604800 60"
+def soa(server: EnumServer, ttl: int = 60) -> str:
+    return f"{APEX}. {ttl} SOA ns.{APEX}. hostmaster.{APEX}. {server.serial} 3600 600 604800 60"
 
 
 def test_ported_number_gives_its_record(ask: Ask) -> None:
@@ -195,17 +205,17 @@ def test_number_not_ported_has_npdi_alone(ask: Ask) -> None:
         (APEX, "A", "NOERROR"),
     ],
 )
-def test_what_is_not_there_comes_with_the_soa(loaded: Workbench, ask: Ask, name: str, kind: str, status: str) -> None:
+def test_what_is_not_there_comes_with_the_soa(server: Workbench, ask: Ask, name: str, kind: str, status: str) -> None:
     heard = ask(kind, name)
     assert (heard.status, heard.flags) == (status, {"qr", "aa", "rd"})
-    assert heard.authority == [soa(loaded)]
+    assert heard.authority == [soa(server)]
     assert heard.answer == heard.additional == []
 
 
-def test_apex_has_soa_and_nameservers(loaded: Workbench, ask: Ask) -> None:
-    assert ask("SOA", APEX).answer == [soa(loaded, 3600)]
+def test_apex_has_soa_and_nameservers(server: EnumServer, ask: Ask) -> None:
+    assert ask("SOA", APEX).answer == [soa(server, 3600)]
     assert ask("NS", APEX).answer == [f"{APEX}. 3600 NS ns.{APEX}."]
-    assert ask("ANY", APEX, "+tcp").answer == [soa(loaded, 3600), f"{APEX}. 3600 NS ns.{APEX}."]
+    assert ask("ANY", APEX, "+tcp").answer == [soa(server, 3600), f"{APEX}. 3600 NS ns.{APEX}."]
 
 
 def test_any_gives_the_records_of_a_number(ask: Ask) -> None:
@@ -322,14 +332,25 @@ def test_nameservers_come_with_their_addresses(loaded: Workbench) -> None:
 
 @needs_kdig
 def test_number_tells_serial_and_age_where_that_is_set(loaded: Workbench) -> None:
-    serial, _, _ = loaded.state()
     with run_enum(loaded, PROFILE + 'tell = "txt"\n') as server:
         [record] = read_answer(run_tool(server, "kdig", "TXT", name_of(PORTED))).answer
-        assert re.fullmatch(rf'{name_of(PORTED)}\. 60 TXT "serial={serial} age=(\d+|-)"', record)
+        assert re.fullmatch(rf'{name_of(PORTED)}\. 60 TXT "serial={server.serial} age=(\d+|-)"', record)
     with run_enum(loaded, PROFILE + 'tell = "edns"\n') as server:
         text = run_tool(server, "kdig", "+edns=0", "NAPTR", name_of(PORTED))
-        assert re.search(rf"Option \(65001\): {serial:08X}[0-9A-F]{{8}}\n", text), text
+        assert re.search(rf"Option \(65001\): {server.serial:08X}[0-9A-F]{{8}}\n", text), text
         assert "65001" not in run_tool(server, "kdig", "NAPTR", name_of(PORTED))
+
+
+def test_drill_reads_a_record_as_freeswitch_would(server: EnumServer) -> None:
+    # drill and FreeSWITCH share a library, ldns, and its text of a record, which FreeSWITCH splits at each blank.
+    if not shutil.which("drill"):
+        pytest.skip("needs the package ldnsutils")
+    command = ["drill", "-p", str(server.port), "-o", "rd", name_of(PORTED), "@127.0.0.1", "NAPTR"]
+    wanted = f"60 IN NAPTR {PORTED_DATA}"
+    for options in ([], ["-t"]):
+        text = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True).stdout
+        [record] = [line for line in text.splitlines() if line.startswith(f"{name_of(PORTED)}.\t")]
+        assert record.replace("\t", " ").split(" ") == [f"{name_of(PORTED)}.", *wanted.split()]
 
 
 # -- dnspython -------------------------------------------------------------------------------------------
@@ -361,7 +382,7 @@ def test_dnspython_reads_the_record(server: EnumServer, exchange: Transport, edn
     assert record.replacement == dns.name.root
 
 
-def test_dnspython_resolver_finds_and_misses(loaded: Workbench, server: EnumServer) -> None:
+def test_dnspython_resolver_finds_and_misses(server: EnumServer) -> None:
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers, resolver.port, resolver.lifetime = ["127.0.0.1"], server.port, PATIENCE_SECONDS
     found = resolver.resolve(name_of(PORTED), "NAPTR")
@@ -375,7 +396,7 @@ def test_dnspython_resolver_finds_and_misses(loaded: Workbench, server: EnumServ
     assert str(dns.resolver.zone_for_name(name_of(PORTED), resolver=resolver)) == f"{APEX}."
 
 
-def test_zone_made_name_by_name_is_a_whole_one(loaded: Workbench, server: EnumServer) -> None:
+def test_zone_made_name_by_name_is_a_whole_one(server: EnumServer) -> None:
     # What a zone file needs can be asked for: SOA and NS at the apex, a record for each number.
     zone = dns.zone.Zone(APEX, relativize=False)
     for name, kind in ((APEX, "SOA"), (APEX, "NS"), *((name_of(n), "NAPTR") for n in (PORTED, HELD))):
@@ -383,7 +404,7 @@ def test_zone_made_name_by_name_is_a_whole_one(loaded: Workbench, server: EnumSe
         [records] = reply.answer
         zone.replace_rdataset(records.name, records.to_rdataset())
     zone.check_origin()
-    assert zone.get_soa().serial == loaded.state()[0]
+    assert zone.get_soa().serial == server.serial
     assert zone.get_rdataset(f"{name_of(PORTED)}.", "NAPTR").to_text() == f"60 IN NAPTR {PORTED_DATA}"
 
 
@@ -438,8 +459,8 @@ def test_malformed_question_gets_formerr(server: EnumServer, wire: bytes) -> Non
         reply = dns.message.from_wire(sock.recv(4096))
     assert (reply.id, reply.rcode(), reply.opcode()) == (0x1A2B, dns.rcode.FORMERR, dns.opcode.QUERY)
     assert reply.flags & (dns.flags.QR | dns.flags.AA) == dns.flags.QR
-    assert not (reply.question or reply.answer or reply.authority)
-    assert server.count("dropped", reason="malformed") + server.count("other") + server.count("refused") >= 0
+    assert [reply.question, reply.answer, reply.authority, reply.options] == [[]] * 3 + [()]
+    assert server.count("dropped", reason="malformed") == 1
 
 
 @pytest.mark.parametrize(
@@ -465,12 +486,11 @@ def test_class_and_type_that_nobody_knows(server: EnumServer) -> None:
 
 
 def test_option_of_serial_and_age_is_read_by_dnspython(loaded: Workbench) -> None:
-    serial, _, _ = loaded.state()
     with run_enum(loaded, PROFILE + 'tell = "edns"\n') as server:
         reply = query(server, dns.query.udp, question(PORTED, use_edns=0))
         [option] = reply.options
         assert isinstance(option, dns.edns.GenericOption)
-        assert (option.otype, option.data[:4], len(option.data)) == (65001, serial.to_bytes(4, "big"), 8)
+        assert (option.otype, option.data[:4], len(option.data)) == (65001, server.serial.to_bytes(4, "big"), 8)
 
 
 def test_both_services_are_two_records_in_their_order(loaded: Workbench) -> None:

@@ -67,8 +67,8 @@ stub-zone:
     stub-addr: 127.0.0.1@{nobody}
     stub-first: no
 """
-KRESD = """for _, name in ipairs({{'priming', 'ta_update', 'ta_signal_query', 'detect_time_skew', 'detect_time_jump'}}) do
-    modules.unload(name)
+KRESD = """for _, asks_afar in ipairs({{'priming', 'ta_update', 'ta_signal_query', 'detect_time_skew'}}) do
+    modules.unload(asks_afar)
 end
 net.listen('127.0.0.1', {port}, {{ kind = 'dns' }})
 net.ipv6 = false
