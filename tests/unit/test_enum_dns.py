@@ -1,135 +1,43 @@
-"""ENUM against the protocol sheet's own bytes, row by row, and against dnspython, which reads every reply here."""
+"""ENUM's messages against the protocol sheet's own bytes, row by row, and step by step of how a query is judged."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-import dns.edns
-import dns.flags
-import dns.message
-import dns.opcode
-import dns.rcode
-import dns.rdatatype
 import pytest
 
-from lookupd.access import SECOND_NS, Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.enum import EnumResponder
-from lookupd.limits import AMPLIFICATION_MAX, DNS_ADDITIONAL_MAX, DNS_ANSWER_BYTES_MAX, NAPTR_TEXT_BYTES_MAX
+from lookupd.limits import AMPLIFICATION_MAX, DNS_ADDITIONAL_MAX, DNS_ANSWER_BYTES_MAX
 from lookupd.model import Outcome, UnixSeconds
-from lookupd.observe.counters import DROP, OVER_RATE, RATE, UNSENT, QueryCounters
-from lookupd.profiles import EnumSettings, check_enum
-from lookupd.protocols import enum_dns
+from lookupd.observe.counters import OVER_RATE, RATE, UNSENT
 from lookupd.store.schema import BLOCK_KEY
 from tests.conftest import PLAN, Workbench
+from tests.enum_bench import (
+    APEX,
+    CONFIRMED_AT,
+    NODATA,
+    NOTHING,
+    OPT,
+    OPT_DO,
+    REFUSED,
+    TWO,
+    UNAVAILABLE,
+    Bench,
+    Seen,
+    found,
+    labels,
+    name_of,
+    naptr,
+    number_query,
+    opened,
+    opt,
+    padded,
+    query,
+    read,
+    soa,
+)
 from tests.unit.test_damage import damage, flipped
-
-CONFIRMED_AT = 1_790_000_000
-AGE_SECONDS = 42
-PEER = ("127.0.0.1", 5000)
-OPT = bytes.fromhex("00 00 29 04 d0 00 00 00 00 00 00")
-OPT_DO = bytes.fromhex("00 00 29 04 d0 00 00 80 00 00 00")
-APEX = bytes.fromhex("02 6e 70 07 65 78 61 6d 70 6c 65 00")
-
-
-def labels(text: str) -> bytes:
-    """The wire form of a name, its root left out."""
-    return b"".join(bytes([len(label)]) + label.encode() for label in text.split(".") if label)
-
-
-def name_of(number: str, apex: str = "np.example") -> str:
-    return ".".join([*reversed(number), apex])
-
-
-def query(
-    name: str | bytes,
-    kind: int = 35,
-    klass: int = 1,
-    *,
-    query_id: int = 7,
-    flags: int = 0x0100,
-    counts: tuple[int, int, int, int] | None = None,
-    rest: bytes = b"",
-) -> bytes:
-    """A message; one additional record is announced if rest holds something, unless counts say otherwise."""
-    wire = name if isinstance(name, bytes) else labels(name) + b"\0"
-    found = counts if counts is not None else (1, 0, 0, int(bool(rest)))
-    return struct.pack(">6H", query_id, flags, *found) + wire + struct.pack(">HH", kind, klass) + rest
-
-
-def number_query(number: str, kind: int = 35, rest: bytes = b"") -> bytes:
-    return query(name_of(number), kind, rest=rest)
-
-
-class Seen(NamedTuple):
-    """A reply as dnspython reads it; records as text without the owner's name where that is the question's."""
-
-    rcode: str
-    flags: str
-    answers: list[str]
-    authority: list[str]
-    additional: list[str]
-    options: list[tuple[int, bytes]] | None
-
-
-def read(reply: bytes | None) -> Seen:
-    """dnspython's reading; that the question is there and the OPT the last record is checked."""
-    assert reply is not None
-    message = dns.message.from_wire(reply)
-    asked = message.question[0].name.to_text() if message.question else None
-    sections = [
-        [
-            f"{'@' if rrset.name.to_text() == asked else rrset.name} {rrset.ttl} {rrset.rdtype.name} {rdata}"
-            for rrset in section
-            for rdata in rrset
-        ]
-        for section in (message.answer, message.authority, message.additional)
-    ]
-    options = None
-    if message.edns >= 0:
-        assert message.payload == DNS_ANSWER_BYTES_MAX
-        options = [(option.otype, option.to_wire()) for option in message.options]
-    return Seen(dns.rcode.to_text(message.rcode()), dns.flags.to_text(message.flags), *sections, options)
-
-
-class Bench:
-    """A responder, and whom it answers; the books are looked at after each message."""
-
-    def __init__(self, engine: Engine, *, udp: bool = True, rate: int = 0, per_prefix: int = 0, **changed: Any) -> None:
-        self.engine = engine
-        self.counters = QueryCounters("enum", "udp" if udp else "tcp")
-        self.responder = EnumResponder(engine, self.counters, udp=udp)
-        self.settings = EnumSettings(**{"apex": "np.example", **changed})
-        check_enum("enum", self.settings)
-        self.client = Client(
-            ClientSettings("any", (), queries_per_second=rate, queries_per_prefix=per_prefix, enum=self.settings)
-        )
-        self.client.take(0, SECOND_NS)
-
-    def ask(self, message: bytes, peer: tuple[Any, ...] = PEER) -> bytes | None:
-        received = self.counters.received
-        reply = self.responder.respond(message, self.client, SECOND_NS, peer)
-        assert self.counters.received == received + 1
-        assert self.counters.balance() == 0
-        assert sum(self.client.usage["enum"]) == self.counters.received
-        return reply
-
-    def look(self, name: str, kind: int = 35, rest: bytes = OPT) -> Seen:
-        return read(self.ask(query(name, kind, rest=rest)))
-
-    def number(self, number: str, kind: int = 35) -> Seen:
-        return self.look(name_of(number), kind)
-
-    def told(self) -> dict[str, int]:
-        """What was counted, without the zeros."""
-        counters = self.counters
-        found = {outcome.label: counters.answered[outcome] for outcome in Outcome}
-        found |= {reason: counters.dropped[at] for reason, at in DROP.items() if reason != "unavailable"}
-        found |= {"other": counters.other, "rate": counters.refused[RATE]}
-        return {what: count for what, count in found.items() if count}
 
 
 @pytest.fixture
@@ -137,35 +45,20 @@ def engine(workbench: Workbench) -> Iterator[Engine]:
     """The sample data, serial 3, 42 seconds old."""
     workbench.load_tables()
     workbench.snapshot(now=CONFIRMED_AT)
-    engine = Engine(PLAN)
-    with workbench.reader() as reader:
-        engine.reader = reader
-        engine.begin(UnixSeconds(CONFIRMED_AT + AGE_SECONDS))
+    with opened(workbench) as engine:
         yield engine
-
-
-SHEET_SNAPSHOT = "tn,network_code,routing_number,donor,ported_at\n886912345678,1402,88693500,,\n"
 
 
 @pytest.fixture
 def sheet_engine(workbench: Workbench) -> Iterator[Engine]:
     """The sheet's data: one number, and a serial made of a date."""
     workbench.load_tables(ranges="prefix,network_code\n")
-    workbench.snapshot(SHEET_SNAPSHOT, now=CONFIRMED_AT)
-    engine = Engine(PLAN)
-    with workbench.reader() as reader:
-        engine.reader = reader
-        engine.begin(UnixSeconds(CONFIRMED_AT))
+    workbench.snapshot(
+        "tn,network_code,routing_number,donor,ported_at\n886912345678,1402,88693500,,\n", now=CONFIRMED_AT
+    )
+    with opened(workbench) as engine:
         engine.serial = 2_026_112_201
         yield engine
-
-
-def soa(apex: str = "np.example.", ttl: int = 60, minimum: int = 60, serial: int = 3, owner: str | None = None) -> str:
-    return f"{owner or apex} {ttl} SOA ns.{apex} hostmaster.{apex} {serial} 3600 600 604800 {minimum}"
-
-
-def naptr(uri: str, service: str = "tel", preference: int = 10, ttl: int = 60) -> str:
-    return f'@ {ttl} NAPTR 100 {preference} "u" "E2U+pstn:{service}" "!^(.*)$!{service}:\\\\1{uri}!" .'
 
 
 # -- section 7: the worked examples ----------------------------------------------------------------------
@@ -213,15 +106,6 @@ def test_example_of_formerr_is_answered_byte_for_byte(sheet_engine: Engine) -> N
 
 
 # -- section 4: the table, and what is asked of each name ------------------------------------------------
-
-NODATA = Seen("NOERROR", "QR AA RD", [], [soa()], [], [])
-NOTHING = NODATA._replace(rcode="NXDOMAIN")
-REFUSED = Seen("REFUSED", "QR RD", [], [], [], [])
-
-
-def found(*answers: str) -> Seen:
-    return NODATA._replace(answers=list(answers), authority=[])
-
 
 TABLE: list[tuple[str, str, int, Seen, str]] = [
     ("known number", name_of("886912345678"), 35, found(naptr(";npdi;rn=+D0402")), "ported"),
@@ -433,208 +317,6 @@ def test_label_bytes_that_look_like_digits_are_not(engine: Engine) -> None:
     assert bench.counters.answered == [0] * len(Outcome)
 
 
-# -- empty non-terminals ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", ["886912345678", "886911000000", "886223450000"])
-def test_no_shorter_name_of_a_number_is_denied(engine: Engine, number: str) -> None:
-    """A resolver that minimises names asks them all (RFC 9156) and stops at a denial (RFC 8020)."""
-    bench = Bench(engine)
-    for end in range(1, len(number)):
-        assert bench.number(number[:end]).rcode == "NOERROR", number[:end]
-
-
-def test_ranges_do_not_count_where_unported_numbers_are_unknown(engine: Engine) -> None:
-    bench = Bench(engine, unported="unknown")
-    assert bench.number("886911") == NOTHING
-    assert bench.number("88691234") == NODATA
-    assert Bench(engine).number("886911") == NODATA
-
-
-def test_numbers_of_several_lengths_are_told_apart(workbench: Workbench) -> None:
-    """A short number is answered, the names between it and a longer one that begins with it are not denied."""
-    workbench.load_tables(ranges="prefix,network_code\n")
-    workbench.snapshot("tn,network_code,routing_number\n88621234567,1401,A1\n886212345678,1402,B2\n", now=CONFIRMED_AT)
-    engine = Engine(PLAN)
-    with workbench.reader() as reader:
-        engine.reader = reader
-        engine.begin(UnixSeconds(CONFIRMED_AT))
-        bench = Bench(engine)
-        assert bench.number("88621234567") == found(naptr(";npdi;rn=+A1"))
-        assert bench.number("886212345678") == found(naptr(";npdi;rn=+B2"))
-        assert bench.number("8862123456") == NODATA._replace(authority=[soa(serial=engine.serial)])
-        assert bench.number("8862123457").rcode == "NXDOMAIN"
-        assert bench.number("8862123456789").rcode == "NXDOMAIN"
-
-
-# -- profiles --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changed", "number", "uri"),
-    [
-        ({}, "886911000000", ";npdi"),
-        ({"unported": "rn"}, "886911000000", ";npdi;rn=+D0401"),
-        ({"unported": "rn"}, "886912000000", ";npdi"),
-        ({"unported": "rn", "unmapped_routing_number": "D0"}, "886912000000", ";npdi"),
-        ({"unported": "rn", "cic_context": "+886"}, "886911000000", ";npdi;rn=+D0401"),
-        ({"unported": "unknown"}, "886911000000", None),
-        ({"unported": "unknown"}, "886912345678", ";npdi;rn=+D0402"),
-        ({"rn_context": "np.example"}, "886912345678", ";npdi;rn=D0402;rn-context=np.example"),
-        ({"rn_context": "+886"}, "886923456789", ";npdi;rn=D9999;rn-context=+886"),
-        ({"cic_context": "+886"}, "886912345678", ";cic=1402;cic-context=+886;npdi;rn=+D0402"),
-        (
-            {"cic_context": "a.example", "rn_context": "b.example"},
-            "886912345678",
-            ";cic=1402;cic-context=a.example;npdi;rn=D0402;rn-context=b.example",
-        ),
-        ({"cic_context": "+886"}, "886223450000", ";cic=1403;cic-context=+886;npdi"),
-        ({"unmapped_routing_number": "DFFFF"}, "886223450000", ";npdi;rn=+DFFFF"),
-        ({"unmapped_routing_number": "DFFFF"}, "886912345678", ";npdi;rn=+D0402"),
-    ],
-)
-def test_profile_decides_what_a_number_gets(
-    engine: Engine, changed: dict[str, Any], number: str, uri: str | None
-) -> None:
-    bench = Bench(engine, **changed)
-    assert bench.number(number) == (found(naptr(uri)) if uri is not None else NOTHING)
-
-
-def test_code_that_is_not_of_hex_digits_is_no_cic(workbench: Workbench) -> None:
-    networks = "network_code,operator,routing_number,pdb_carrier_id\nTWM1,One,,\n00AF,Two,,\n"
-    workbench.load_tables(networks, "prefix,network_code\n")
-    workbench.snapshot("tn,network_code\n886912345678,TWM1\n886912345679,00AF\n", now=CONFIRMED_AT)
-    engine = Engine(PLAN)
-    with workbench.reader() as reader:
-        engine.reader = reader
-        engine.begin(UnixSeconds(CONFIRMED_AT))
-        bench = Bench(engine, cic_context="+886")
-        assert bench.number("886912345679") == found(naptr(";cic=00AF;cic-context=+886;npdi"))
-        assert bench.number("886912345678").rcode == "SERVFAIL"
-        assert bench.told() == {"ported": 1, "unavailable": 1}
-
-
-def test_ported_number_without_anything_to_tell_is_unavailable(engine: Engine) -> None:
-    """`npdi` alone would say that it was not ported."""
-    bench = Bench(engine)
-    for kind in (35, 255, 16, 1):
-        assert bench.number("886223450000", kind) == Seen("SERVFAIL", "QR RD", [], [], [], [])
-    assert bench.told() == {"unavailable": 4}
-
-
-def test_each_service_has_a_record_in_the_order_of_preference(engine: Engine) -> None:
-    sip = ";npdi;rn=+D0402@gw.example:5060;user=phone"
-    tel = ";npdi;rn=+D0402"
-    first = Bench(engine, service=("E2U+pstn:sip", "E2U+pstn:tel"), domain="gw.example:5060")
-    assert first.number("886912345678") == found(naptr(sip, "sip", 10), naptr(tel, "tel", 20))
-    second = Bench(engine, service=("E2U+pstn:tel", "E2U+pstn:sip"), domain="gw.example:5060")
-    assert second.number("886912345678") == found(naptr(tel, "tel", 10), naptr(sip, "sip", 20))
-    alone = Bench(engine, service="E2U+pstn:sip", domain="[2001:db8::1]:5060", ttl=0)
-    assert alone.number("886911000000") == found(naptr(";npdi@[2001:db8::1]:5060;user=phone", "sip", ttl=0))
-
-
-def test_ttls_are_the_settings(engine: Engine) -> None:
-    bench = Bench(engine, ttl=604_800, negative_ttl=0)
-    assert bench.number("886912345678") == found(naptr(";npdi;rn=+D0402", ttl=604_800))
-    assert bench.number("886931000000").authority == [soa(ttl=0, minimum=0)]
-    assert bench.look("np.example", 6).answers == [soa(ttl=3600, minimum=0, owner="@")]
-
-
-def test_ttl_of_a_negative_answer_is_the_lesser_of_two(engine: Engine) -> None:
-    """RFC 2308 section 3: of the SOA's own and its MINIMUM."""
-    bench = Bench(engine, negative_ttl=86_400)
-    assert bench.number("886931000000").authority == [soa(ttl=3600, minimum=86_400)]
-
-
-def test_longest_expression_fits_its_length_byte(engine: Engine) -> None:
-    settings = {
-        "service": "E2U+pstn:sip", "rn_context": "a" * 62, "cic_context": "+8869", "domain": "b" * 99,
-        "unmapped_routing_number": "F" * 15,
-    }  # fmt: skip
-    bench = Bench(engine, udp=False, **settings)
-    record = enum_dns.Profile(bench.settings).records("F" * 15, "12345678")
-    assert record.endswith(b";user=phone!\0")
-    assert bytes([NAPTR_TEXT_BYTES_MAX]) + b"!^(.*)$!sip:" in record
-
-
-# -- the zone's nameservers ------------------------------------------------------------------------------
-
-SERVERS = {
-    "a.ns.np.example": ("192.0.2.1", "2001:db8::1", "192.0.2.2"),
-    "B.np.example.": ("192.0.2.3",),
-    "c.example.net": ("192.0.2.9",),
-}
-
-
-def test_nameservers_are_told_with_the_addresses_inside_the_zone(engine: Engine) -> None:
-    bench = Bench(engine, nameservers=SERVERS)
-    seen = bench.look("np.example", 2)
-    assert seen.answers == ["@ 3600 NS a.ns.np.example.", "@ 3600 NS B.np.example.", "@ 3600 NS c.example.net."]
-    # Left out over UDP: the question is short, and an answer is at most four times as long.
-    assert seen.additional == []
-    assert Bench(engine, udp=False, nameservers=SERVERS).look("np.example", 2).additional == [
-        "a.ns.np.example. 3600 A 192.0.2.1",
-        "a.ns.np.example. 3600 A 192.0.2.2",
-        "a.ns.np.example. 3600 AAAA 2001:db8::1",
-        "B.np.example. 3600 A 192.0.2.3",
-    ]
-
-
-def test_additional_addresses_come_over_udp_where_they_fit(engine: Engine) -> None:
-    padding = bytes.fromhex("00 00 29 04 d0 00 00 00 00 00 40 00 0c 00 3c") + bytes(60)
-    seen = Bench(engine, nameservers=SERVERS).look("np.example", 2, rest=padding)
-    assert len(seen.additional) == 4
-
-
-def test_names_of_the_zone_point_into_the_question(engine: Engine) -> None:
-    message = query("NP.example", 2)
-    reply = Bench(engine, udp=False, nameservers={"ns.np.example": ("192.0.2.1",)}).ask(message)
-    assert reply == (
-        bytes.fromhex("00 07 85 00 00 01 00 01 00 00 00 01")
-        + message[12:]
-        + bytes.fromhex("c0 0c 00 02 00 01 00 00 0e 10 00 05 02 6e 73 c0 0c")
-        + bytes.fromhex("02 6e 73 c0 0c 00 01 00 01 00 00 0e 10 00 04 c0 00 02 01")
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "answers"),
-    [
-        ("a.ns.np.example", 1, ["@ 3600 A 192.0.2.1", "@ 3600 A 192.0.2.2"]),
-        ("A.NS.np.example", 28, ["@ 3600 AAAA 2001:db8::1"]),
-        ("a.ns.np.example", 255, ["@ 3600 A 192.0.2.1", "@ 3600 A 192.0.2.2", "@ 3600 AAAA 2001:db8::1"]),
-        ("a.ns.np.example", 35, []),
-        ("b.np.example", 1, ["@ 3600 A 192.0.2.3"]),
-        ("b.np.example", 28, []),
-        ("ns.np.example", 1, []),
-    ],
-)
-def test_nameserver_is_a_name_of_the_zone(engine: Engine, name: str, kind: int, answers: list[str]) -> None:
-    bench = Bench(engine, udp=False, nameservers=SERVERS)
-    seen = bench.look(name, kind)
-    assert (seen.rcode, seen.flags, seen.answers) == ("NOERROR", "QR AA RD", answers)
-    assert [line.split()[2] for line in seen.authority] == ([] if answers else ["SOA"])
-    assert bench.told() == {"other": 1}
-
-
-def test_nothing_else_lies_beside_a_nameserver(engine: Engine) -> None:
-    bench = Bench(engine, nameservers=SERVERS)
-    for name in ("x.a.ns.np.example", "c.ns.np.example", "c.example.np.example", "ns.b.np.example"):
-        assert bench.look(name, 1).rcode == "NXDOMAIN"
-    assert bench.look("c.example.net", 1) == REFUSED
-
-
-def test_first_nameserver_is_the_soa_s(engine: Engine) -> None:
-    outside = Bench(engine, udp=False, nameservers={"ns.example.net": (), "ns.np.example": ()})
-    assert outside.look("np.example", 6).answers == [
-        "@ 3600 SOA ns.example.net. hostmaster.np.example. 3 3600 600 604800 60"
-    ]
-    inside = Bench(engine, udp=False, nameservers={"Z.np.example": (), "ns.example.net": ()})
-    assert inside.look("x.np.example").authority == [
-        "np.example. 60 SOA Z.np.example. hostmaster.np.example. 3 3600 600 604800 60"
-    ]
-
-
 # -- EDNS ------------------------------------------------------------------------------------------------
 
 
@@ -681,22 +363,6 @@ def test_later_edns_version_is_badvers_whatever_is_asked(engine: Engine, version
         reply = read(bench.ask(message))
         assert reply == Seen("BADVERS", "QR RD", [], [], [], [])
     assert bench.told() == {"not_a_query": 3}
-
-
-def opt(size: int) -> bytes:
-    return OPT[:3] + struct.pack(">H", size) + OPT[5:]
-
-
-TWO = {"service": ("E2U+pstn:tel", "E2U+pstn:sip"), "domain": "d" * 100, "rn_context": "r" * 60}
-"""About 350 bytes of records."""
-
-
-def padded(size: int, message_bytes: int, number: str = "886912345678") -> bytes:
-    """A query of so many bytes, with room for so many of an answer."""
-    short = number_query(number, rest=opt(size))
-    padding = bytes(message_bytes - len(short) - 4)
-    rest = opt(size)[:-2] + struct.pack(">HHH", len(padding) + 4, 12, len(padding)) + padding
-    return number_query(number, rest=rest)
 
 
 def test_answer_that_does_not_fit_is_cut_to_nothing_with_tc(engine: Engine) -> None:
@@ -760,47 +426,7 @@ def test_answer_over_udp_is_at_most_four_times_its_question(engine: Engine) -> N
         assert (reply == whole) == (len(whole) <= AMPLIFICATION_MAX * size)
 
 
-# -- what is told of the data ----------------------------------------------------------------------------
-
-
-def test_serial_and_age_are_told_as_txt(engine: Engine) -> None:
-    bench = Bench(engine, tell="txt", ttl=30)
-    for number in ("886912345678", "886911000000"):
-        assert bench.number(number, 16) == found('@ 30 TXT "serial=3 age=42"')
-        assert bench.number(number, 255).answers == bench.number(number, 35).answers
-    assert bench.number("886931000000", 16) == NOTHING
-    assert bench.look("np.example", 16).answers == []
-    assert Bench(engine, tell="edns").number("886912345678", 16).answers == []
-
-
-def test_age_that_is_not_known_is_a_hyphen() -> None:
-    profile = enum_dns.profile_of(EnumSettings(tell="txt"))
-    assert profile.txt(2**32 - 1, None).endswith(b"\x17serial=4294967295 age=-")
-    told = enum_dns.profile_of(EnumSettings(tell="edns"))
-    assert told.option(1, None) == bytes.fromhex("fd e9 00 08 00 00 00 01 ff ff ff ff")
-    assert told.option(1, 2**40) == told.option(1, None)
-    assert profile.option(1, 2) == b""
-
-
-def test_serial_and_age_are_told_in_the_opt(engine: Engine) -> None:
-    bench = Bench(engine, tell="edns")
-    told = [(65_001, bytes.fromhex("00 00 00 03 00 00 00 2a"))]
-    assert bench.number("886912345678") == found(naptr(";npdi;rn=+D0402"))._replace(options=told)
-    assert bench.number("886911000000").options == told
-    assert bench.number("886931000000") == NOTHING._replace(options=told)
-    assert bench.number("88691") == NODATA._replace(options=told)
-    assert bench.look("np.example", 6).options == []
-    assert bench.look("x.np.example").options == []
-    assert bench.number("886223450000").options == []
-    assert bench.look(name_of("886912345678"), rest=b"").options is None
-    assert Bench(engine, tell="txt").number("886912345678").options == []
-    cut = Bench(engine, tell="edns", **TWO).number("886912345678")
-    assert (cut.flags, cut.options) == ("QR AA TC RD", told)
-
-
 # -- data that cannot be answered from -------------------------------------------------------------------
-
-UNAVAILABLE = Seen("SERVFAIL", "QR RD", [], [], [], [])
 
 
 @pytest.mark.parametrize("name", ["np.example", "ns.np.example", "x.np.example", name_of("886912345678"), name_of("7")])
@@ -834,10 +460,7 @@ def test_damaged_block_is_servfail_and_not_denied(workbench: Workbench) -> None:
     workbench.load_tables()
     workbench.snapshot(now=CONFIRMED_AT)
     damage(workbench.store, "blocks", BLOCK_KEY.pack(886_912_345), lambda value: flipped(value, 1200))
-    engine = Engine(PLAN)
-    with workbench.reader() as reader:
-        engine.reader = reader
-        engine.begin(UnixSeconds(CONFIRMED_AT))
+    with opened(workbench) as engine:
         bench = Bench(engine)
         for number in ("886912345678", "886912345679", "886912345000"):
             assert bench.number(number) == UNAVAILABLE
