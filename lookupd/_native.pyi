@@ -100,6 +100,11 @@ class Reader:
 
     def route(self, route_id: int) -> tuple[str, str | None, str, int | None, bool] | None: ...
     def range_holder(self, digits: str) -> int | None: ...
+    def touches_range(self, digits: str) -> bool:
+        """See `store.reader.Reader`."""
+
+    def has_ported_under(self, digits: str) -> bool:
+        """See `store.reader.Reader`. digits: 1 to 15, no zero first. Raises StoreError."""
 
 # -- codecs: python/codecs.rs ----------------------------------------------------------------------------
 
@@ -124,7 +129,22 @@ class Plan:
 class EnumProfile:
     """How a client is answered by ENUM; shared with the workers."""
 
-    def __new__(cls) -> EnumProfile: ...
+    def __new__(
+        cls,
+        *,
+        apexes: Sequence[str],
+        services: Sequence[str],
+        ttl: int,
+        negative_ttl: int,
+        domain: str,
+        nameservers: list[tuple[str, Sequence[str]]],
+        unported: str,
+        rn_context: str,
+        cic_context: str,
+        unmapped_routing_number: str,
+        tell: str,
+    ) -> EnumProfile:
+        """See `profiles.EnumSettings`. Raises ValueError for what `profiles.check_enum` refuses."""
 
 class SipProfile:
     """How a client is answered by SIP; shared with the workers."""
@@ -168,6 +188,9 @@ class Clients:
 
     def take(self, client: int, queries: int, now_ns: int, host: str | None = None) -> bool:
         """See `access.Client`. Raises IndexError for no such client."""
+
+def slot(client: int, host: str) -> int:
+    """Where a client's allowance for the prefix of an address lies; see `access.slot`."""
 
 def decode_npq(
     message: bytes,

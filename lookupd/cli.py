@@ -22,7 +22,7 @@ DEFAULT_SERVER = "udp://127.0.0.1:4700"
 config_option = click.option("--config", type=PATH, help="Configuration file that names the store and the plan.")
 store_option = click.option("--store", type=PATH, help="Folder of the store, when there is no configuration file.")
 country_option = click.option(
-    "--country", default="886", show_default=True, help="Country code of the plan, with --store."
+    "--country", default="886", show_default=True, help="Country code of the plan, without --config."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
 
@@ -134,7 +134,7 @@ def _try_deep(settings: Config) -> None:
     "--server",
     "servers",
     multiple=True,
-    help=f"udp:// or tcp://, may be repeated.  [default: {DEFAULT_SERVER}]",
+    help=f"udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST; may be repeated.  [default: {DEFAULT_SERVER}]",
 )
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for an answer.")
 @config_option
@@ -156,12 +156,14 @@ def query(
 
     \b
     Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
+              lookupd query 0912345678 --server enum://127.0.0.1:5300/np.example
+              lookupd query 0912345678 --server sip+tcp://127.0.0.1:5070
               lookupd query +886912345678 --store /var/lib/lookupd/a --json
     """
 
     def work() -> None:
         if config is None and store is None:
-            views = asyncio.run(_ask(servers or (DEFAULT_SERVER,), numbers, timeout))
+            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country)
         else:
             if servers:
                 raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
@@ -176,7 +178,19 @@ def query(
     _run(as_json, work)
 
 
-async def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
+def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float, country: str) -> list[Any]:
+    from lookupd import clients
+    from lookupd.numbering import load_plan
+
+    as_switches_do = [clients.is_ours(server) for server in servers]
+    if not any(as_switches_do):
+        return asyncio.run(_ask_npq(servers, numbers, timeout))
+    if not all(as_switches_do):
+        raise click.UsageError("--server: enum:// and sip:// servers are asked in turn, not beside udp:// or tcp://")
+    return clients.ask(servers, numbers, load_plan(country), timeout)
+
+
+async def _ask_npq(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
     from lookupd.client import LookupClient
     from lookupd.numbering import strip_separators
 
@@ -212,14 +226,23 @@ def _line(fields: dict[str, Any]) -> str:
 @cli.command()
 @click.argument("number")
 @click.option("--as-of", metavar="TIME", help="The answer as it was at this time (RFC 3339), within the kept history.")
+@click.option("--client", help="What this client of the configuration is answered.  [default: all of them]")
 @config_option
 @store_option
 @country_option
 @json_option
 def explain(
-    number: str, as_of: str | None, config: Path | None, store: Path | None, country: str, as_json: bool
+    number: str,
+    as_of: str | None,
+    client: str | None,
+    config: Path | None,
+    store: Path | None,
+    country: str,
+    as_json: bool,
 ) -> None:
-    """Show each step from NUMBER to its answer, and the last changes of the number.
+    """Show each step from NUMBER to its answer, the last changes of the number, and what each dialect says of it.
+
+    With --config the dialects are those that are served, for each client's profile; without, all, as by default.
 
     \b
     Examples: lookupd explain 0912345678 --config /etc/lookupd/a.toml
@@ -236,6 +259,8 @@ def explain(
         from lookupd.engine import Engine
         from lookupd.explain import explain as explain_number
         from lookupd.explain import explain_as_of
+        from lookupd.explain_dialects import choose_clients, dialect_answers
+        from lookupd.numbering import strip_separators
         from lookupd.status import unix_now
         from lookupd.store.reader import Reader
 
@@ -248,6 +273,10 @@ def explain(
                 engine.reader = reader
                 engine.begin(unix_now())
                 steps = explain_number(engine, number)
+                asked = steps["number"] or strip_separators(number)
+                steps["dialects"] = dialect_answers(
+                    engine, settings, asked, choose_clients(settings, client), _served(settings, config)
+                )
         if as_json:
             click.echo(json.dumps(steps, ensure_ascii=False))
             return
@@ -256,6 +285,12 @@ def explain(
                 click.echo(f"{name if at == 0 else '':<11}{line}")
 
     _run(as_json, work)
+
+
+def _served(settings: Config, config: Path | None) -> tuple[str, ...]:
+    """Dialects that are explained: of a configuration what it serves, otherwise all."""
+    served = {dialect for dialect, _ in settings.endpoints()}
+    return tuple(dialect for dialect in ("pdb", "enum", "sip") if config is None or dialect in served)
 
 
 def _shown(value: Any) -> list[str]:

@@ -9,10 +9,12 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from lookupd import _native
 from lookupd.access import Access, Client
@@ -23,6 +25,7 @@ from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
+from lookupd.profiles import EnumSettings
 from lookupd.store.reader import Reader
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
 
@@ -170,8 +173,27 @@ def native_rule(client: ClientSettings) -> NativeRule:
         client.queries_per_second,
         client.queries_per_prefix,
         [str(ip_network(source)) for source in client.sources],
-        _native.EnumProfile(),
+        _enum_profile(msgspec.json.encode(client.enum)),
         _native.SipProfile(),
+    )
+
+
+@lru_cache(maxsize=64)
+def _enum_profile(encoded: bytes) -> _native.EnumProfile:
+    """The same for clients with equal settings. encoded: their JSON, which can be a key, as they cannot."""
+    settings = msgspec.json.decode(encoded, type=EnumSettings)
+    return _native.EnumProfile(
+        apexes=settings.apexes,
+        services=settings.services,
+        ttl=settings.ttl,
+        negative_ttl=settings.negative_ttl,
+        domain=settings.domain,
+        nameservers=list(settings.nameservers.items()),
+        unported=settings.unported,
+        rn_context=settings.rn_context,
+        cic_context=settings.cic_context,
+        unmapped_routing_number=settings.unmapped_routing_number,
+        tell=settings.tell,
     )
 
 

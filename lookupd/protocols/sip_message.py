@@ -114,7 +114,7 @@ def read_request(message: bytes, *, stream: bool) -> SipRequest:
         raise ProtocolError("malformed")
     parts = lines[0].split(b" ")
     method = parts[0]
-    sound = sound and fits and len(parts) == 3 and _START_CONTROL.search(lines[0]) is None
+    sound = sound and fits and len(parts) == 3 and parts[1] != b"" and _START_CONTROL.search(lines[0]) is None
     sound = sound and _METHOD.fullmatch(method) is not None and parts[-1][:4].upper() == b"SIP/"
     from_tag, to_tag = _read_tag(fields.get(b"from", b"")), _read_tag(fields.get(b"to", b""))
     max_forwards = _number(fields.get(b"max-forwards"), _MAX_FORWARDS_END)

@@ -116,6 +116,7 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._blocked = False
         self._closing = False
+        self._lingering = False
         self._at_end = False
         self._reason = "peer"
         self._since = 0.0
@@ -174,7 +175,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer asks no more: what it asked is still answered, then the connection ends."""
         self._at_end = True
-        if not self._blocked:
+        if self._lingering and self._transport is not None:
+            self._transport.close()
+        elif not self._blocked:
             self.close("peer")
         return True
 
@@ -221,7 +224,7 @@ class Connection(asyncio.Protocol):
         received, cut, wrap = self._received, self._framing.cut, self._framing.wrap
         replies: list[bytes] = []
         reply_bytes = at = 0
-        unframed = False
+        unframed = told_why = False
         while reply_bytes < FLUSH_BYTES and not unframed:
             frame = cut(received, at)
             if frame.message is not None:
@@ -230,13 +233,16 @@ class Connection(asyncio.Protocol):
                     replies += wrap(reply)
                     reply_bytes += len(reply)
             unframed = frame.last
+            told_why = unframed and frame.message is not None
             if frame.end == at:
                 break
             at = frame.end
         if replies:
             self._transport.write(b"".join(replies))
             self._responder.settle()
-        if unframed:
+        if told_why:
+            self._linger("frame_too_long")
+        elif unframed:
             self.close("frame_too_long")
         return at
 
@@ -260,10 +266,22 @@ class Connection(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         """No more questions; answers on their way still leave."""
-        if self._transport is not None and not self._closing:
+        if self._transport is not None and (self._lingering or not self._closing):
             self._closing = True
-            self._reason = reason
+            self._reason = self._reason if self._lingering else reason
             self._transport.close()
+
+    def _linger(self, reason: str) -> None:
+        """Answer no more, but read on for a while: to close over unread bytes resets the connection, and the reset may
+        overtake the answer that says why."""
+        assert self._transport is not None
+        if self._at_end:
+            self.close(reason)
+            return
+        self._closing = self._lingering = True
+        self._reason = reason
+        self._transport.write_eof()
+        self._wait(FRAME_SECONDS)
 
     def abort(self, reason: str) -> None:
         """At once."""

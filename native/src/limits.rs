@@ -45,6 +45,8 @@ pub const DNS_MESSAGE_BYTES_MAX: usize = 65_535;
 pub const DNS_NAME_BYTES_MAX: usize = 255;
 /// Records behind a DNS question that are looked through.
 pub const DNS_ADDITIONAL_MAX: usize = 8;
+/// A NAPTR record's regular expression.
+pub const NAPTR_TEXT_BYTES_MAX: usize = 255;
 /// How many times as long as its question an answer over UDP may be.
 pub const AMPLIFICATION_MAX: usize = 4;
 /// Bytes of a SIP request over UDP that are read.

@@ -14,6 +14,10 @@ use crate::model::{Answer, Drop, OUTCOMES, Outcome, Refusal};
 use crate::plan::Digits;
 use crate::protocols::{npq, pdb};
 
+mod enum_dns;
+
+pub use enum_dns::Enum;
+
 /// Blocks of a batch query that are on their way to the processor at a time: 32 kB, which its nearest cache holds.
 const NUMBERS_AHEAD: usize = 16;
 

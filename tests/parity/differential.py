@@ -26,13 +26,15 @@ from lookupd import _native
 from lookupd.access import Client
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.fastpath.enum import EnumResponder
 from lookupd.fastpath.native import native_rule
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
 from lookupd.store.reader import Reader
+from tests.parity.enum_messages import PROFILES
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
@@ -43,6 +45,10 @@ NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
 CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
+
+
+SERVED = ("npq", "pdb", "enum")
+"""Dialects that both engines serve."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -59,16 +65,20 @@ class Scenario(msgspec.Struct, frozen=True):
     unmapped_carrier_id: int
     answer_bytes_max: int
     tells_errors: bool
+    """By the rules of TCP."""
+    queries_per_prefix: int
+    enum: str
+    """Of `enum_messages.PROFILES`."""
 
 
-def pick(rng: np.random.Generator) -> Scenario:
+def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenario:
     """Any of them; the usual ones are the most likely."""
 
     def one(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
     return Scenario(
-        dialect=one("npq", "pdb"),
+        dialect=one(*dialects),
         store=one(*("rich",) * 10, *("wrapped",) * 4, "bare", None),
         country=one("886", "886", "886", *PLANS),
         stale_after=one(*(0.0,) * 8, 100.0, 0.5, 3600.5, 1e18),
@@ -79,6 +89,8 @@ def pick(rng: np.random.Generator) -> Scenario:
         unmapped_carrier_id=one(1000, 1, 32_767),
         answer_bytes_max=one(1, 12, 40, 100, 300, *(NPQ_DATAGRAM_ANSWER_BYTES_MAX,) * 3, *(NPQ_FRAME_BYTES_MAX,) * 2),
         tells_errors=one(False, True),
+        queries_per_prefix=one(*(0,) * 8, 1, 5, 1000),
+        enum=one(*PROFILES),
     )
 
 
@@ -93,18 +105,26 @@ class Both:
     def __init__(self, scenario: Scenario, readers: dict[str, Reader], stores: dict[str, _native.Environment]) -> None:
         """readers: of py-lmdb. stores: the same data, opened natively."""
         plan = PLANS[scenario.country]
-        settings = ClientSettings("client", ("127.0.0.1/32",), queries_per_second=scenario.queries_per_second)
-        self.client = Client(settings)
+        settings = ClientSettings(
+            "client",
+            ("127.0.0.1/32",),
+            queries_per_second=scenario.queries_per_second,
+            queries_per_prefix=scenario.queries_per_prefix,
+            enum=PROFILES[scenario.enum],
+        )
+        self.client = Client(settings, at=1)
         self.engine = Engine(plan, scenario.stale_after)
         self.engine.reader = readers[scenario.store] if scenario.store is not None else None
         if self.engine.reader is not None:
             self.engine.reader.damaged.clear()
         self.counters = QueryCounters(scenario.dialect, "udp")
-        self.python: PdbResponder | NpqResponder
+        self.python: Responder
         if scenario.dialect == "pdb":
             self.python = PdbResponder(
                 self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
             )
+        elif scenario.dialect == "enum":
+            self.python = EnumResponder(self.engine, self.counters, udp=not scenario.tells_errors)
         else:
             self.python = NpqResponder(
                 self.engine,
@@ -175,12 +195,13 @@ class Both:
 class Opened:
     """The stores in both libraries, and the pools, of one process."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        """folder: as `prepare` left it."""
+    def __init__(self, folder: Path, seed: int, dialects: tuple[str, ...] = SERVED) -> None:
+        """folder: as `prepare` left it. dialects: to pick from."""
         self.seed = seed
+        self.dialects = dialects
         self.readers = {path.name: Reader(path, map_size=MAP) for path in sorted((folder / "python").iterdir())}
         self.stores = {path.name: _native.Environment(str(path), MAP) for path in sorted((folder / "native").iterdir())}
-        self.pools = {dialect: Pool(dialect, seed) for dialect in ("npq", "pdb")}
+        self.pools = {dialect: Pool(dialect, seed) for dialect in dialects}
 
     def both(self, scenario: Scenario) -> Both:
         """Under a scenario, with nothing asked yet."""
@@ -189,7 +210,7 @@ class Opened:
     def run_chunk(self, chunk: int, count: int = CHUNK) -> tuple[int, str | None]:
         """Ask a chunk's messages: how many queries they were, and the first difference, if any."""
         rng = np.random.default_rng([self.seed, chunk])
-        scenario = pick(rng)
+        scenario = pick(rng, self.dialects)
         both = self.both(scenario)
         messages = self.pools[scenario.dialect].take(rng, count)
         for now, now_ns, batch in batches(rng, scenario, messages):
@@ -214,7 +235,8 @@ class Opened:
 
     def report(self, scenario: Scenario, chunk: int, found: str) -> str:
         """What is needed to see the same again."""
-        again = f"python -m tests.parity.differential --seed {self.seed} --chunk {chunk}"
+        only = "" if self.dialects == SERVED else f" --dialect {self.dialects[0]}"
+        again = f"python -m tests.parity.differential --seed {self.seed}{only} --chunk {chunk}"
         return f"{scenario}\n{found}\nagain: {again} [--hex MESSAGE]"
 
     def close(self) -> None:
@@ -250,9 +272,11 @@ def prepare(folder: Path, seed: int) -> None:
         copy_stores(stores, folder / library)
 
 
-def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[int, int, list[str]]:
+def work(
+    folder: Path, seed: int, first: int, step: int, count: int, dialects: tuple[str, ...]
+) -> tuple[int, int, list[str]]:
     """Every step-th chunk of the messages; messages, queries, and reports of differences: at most three."""
-    opened = Opened(folder, seed)
+    opened = Opened(folder, seed, dialects)
     asked, queries, reports = 0, 0, []
     for chunk in range(first, -(-count // CHUNK), step):
         received, report = opened.run_chunk(chunk)
@@ -266,27 +290,27 @@ def work(folder: Path, seed: int, first: int, step: int, count: int) -> tuple[in
     return asked, queries, reports
 
 
-def run(seed: int, count: int, processes: int) -> tuple[int, int, list[str]]:
+def run(seed: int, count: int, processes: int, dialects: tuple[str, ...] = SERVED) -> tuple[int, int, list[str]]:
     """All of it, by so many processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
         # Spawned: a forked child would share the parent's LMDB.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            parts = pool.starmap(work, [(folder, seed, at, processes, count) for at in range(processes)])
+            parts = pool.starmap(work, [(folder, seed, at, processes, count, dialects) for at in range(processes)])
     return sum(part[0] for part in parts), sum(part[1] for part in parts), [one for part in parts for one in part[2]]
 
 
-def run_one(seed: int, chunk: int, message: bytes | None) -> str | None:
+def run_one(seed: int, chunk: int, message: bytes | None, dialects: tuple[str, ...]) -> str | None:
     """A chunk, or one message under its scenario; the difference, if there is one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, seed)
-        opened = Opened(folder, seed)
+        opened = Opened(folder, seed, dialects)
         if message is None:
             report = opened.run_chunk(chunk)[1]
         else:
-            scenario = pick(np.random.default_rng([seed, chunk]))
+            scenario = pick(np.random.default_rng([seed, chunk]), dialects)
             both = opened.both(scenario)
             both.begin(scenario.now)
             (ours,), (theirs,) = both.ask([message], scenario.clock_ns)
@@ -305,13 +329,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--chunk", type=int)
     parser.add_argument("--hex", type=bytes.fromhex)
+    parser.add_argument("--dialect", choices=SERVED, help="this one alone")
     options = parser.parse_args(arguments)
+    dialects = SERVED if options.dialect is None else (options.dialect,)
     if options.chunk is not None:
-        report = run_one(options.seed, options.chunk, options.hex)
+        report = run_one(options.seed, options.chunk, options.hex, dialects)
         print(report or "no difference")
         return int(report is not None)
     began = time.monotonic()
-    asked, queries, reports = run(options.seed, options.count, options.processes)
+    asked, queries, reports = run(options.seed, options.count, options.processes, dialects)
     for report in reports:
         print(report)
     took = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Messages of both dialects: valid ones, nearly valid ones, and what becomes of them when bytes are changed.
+"""Messages of every dialect: valid ones, nearly valid ones, and what becomes of them when bytes are changed.
 
 Mutating is done for thousands of messages at once, in one array, so that making them costs less than answering.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lookupd.limits import DATAGRAM_BYTES_MAX
 from lookupd.model import TN
 from lookupd.protocols import npq, pdb
+from tests.parity.enum_messages import large_enum, valid_enum
 from tests.parity.stores import some_numbers
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "protocols"
@@ -229,6 +230,9 @@ INTERESTING = np.array(
 )  # fmt: skip
 
 
+HEAVY_SHARES = {"npq": 1 / 1500, "pdb": 1 / 30, "enum": 1 / 100}
+
+
 class Pool:
     """Messages of a dialect to pick from and to change."""
 
@@ -242,12 +246,15 @@ class Pool:
                 nested(rng, rng.randint(1, 90)) for _ in range(200)
             ]
             heavy = [large_npq(rng, numbers) for _ in range(60)] + [nested(rng, 30_000)]
+        elif dialect == "enum":
+            light = [valid_enum(rng, numbers) for _ in range(12_000)] + [valid_npq(rng, numbers) for _ in range(150)]
+            heavy = [large_enum(rng, numbers) for _ in range(400)] + [rng.randbytes(DATAGRAM_BYTES_MAX)]
         else:
             light = [valid_pdb(rng, numbers) for _ in range(6000)] + [valid_npq(rng, numbers) for _ in range(150)]
             heavy = [large_pdb(rng, numbers) for _ in range(400)] + [rng.randbytes(DATAGRAM_BYTES_MAX)]
         light += [example for example in examples if len(example) < 300] * 2
         heavy += [example for example in examples if len(example) >= 300]
-        self.heavy_share = 1 / 1500 if dialect == "npq" else 1 / 30
+        self.heavy_share = HEAVY_SHARES[dialect]
         self._light = len(light)
         every = light + heavy
         self._bytes = np.frombuffer(b"".join(every), dtype=np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +20,8 @@ if missing := native_missing():
     pytest.skip(missing, allow_module_level=True)
 
 from lookupd.model import Outcome
-from lookupd.protocols import npq, pdb
-from tests.parity import differential
+from lookupd.protocols import dns, enum_dns, npq, pdb
+from tests.parity import differential, enum_messages
 from tests.parity.differential import Opened, Scenario, pick
 from tests.parity.stores import BLOCKS, CONFIRMED_AT, PLANS, RANGES
 
@@ -50,8 +51,8 @@ def test_ten_million_messages_are_answered_alike(capsys: pytest.CaptureFixture[s
 
 def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     """The messages are worth asking: what they never reach is not compared."""
-    met: dict[str, set[str]] = {"npq": set(), "pdb": set()}
-    for chunk in range(60):
+    met: dict[str, set[str]] = {dialect: set() for dialect in differential.SERVED}
+    for chunk in range(90):
         rng = np.random.default_rng([1, chunk])
         scenario = pick(rng)
         both = opened.both(scenario)
@@ -59,7 +60,7 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
             both.begin(now)
             both.ask(batch, now_ns)
         counts = both.counts()[1]
-        for name in ("answered", "refused", "dropped", "unreadable", "odd"):
+        for name in ("answered", "refused", "dropped", "unreadable", "odd", "other"):
             counted: Any = counts[name]
             values: list[int] = counted if isinstance(counted, list) else [counted]
             met[scenario.dialect] |= {f"{name} {at}" for at, value in enumerate(values) if value}
@@ -67,6 +68,7 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
         f"answered {int(outcome)}" for outcome in Outcome if outcome not in {Outcome.REFUSED, Outcome.UNAVAILABLE}
     }
     assert met["npq"] == answered | {"answered 4", "refused 1", "dropped 0", "dropped 1", "dropped 5", "unreadable 0"}
+    assert met["enum"] == met["npq"] - {"dropped 5"} | {"other 0"}
     assert met["pdb"] == answered | {"refused 1", "odd 0", *(f"dropped {at}" for at in (0, 1, 2, 4)), "unreadable 0"}
 
 
@@ -74,6 +76,7 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
 def test_difference_is_found_and_can_be_seen_again(opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     if fault == "a byte":
         monkeypatch.setattr(npq, "FLAG_RESTRICTED", 2)
+        monkeypatch.setattr(enum_dns, "REFRESH", 3601)
     elif fault == "a silence":
         monkeypatch.setattr(pdb, "PDB_MESSAGE_BYTES_MAX", 254)
         monkeypatch.setattr(npq, "NPQ_NUMBERS_MAX", 999)
@@ -118,6 +121,29 @@ npq_messages = st.one_of(
     st.tuples(st.just(1), st.just(0), st.integers(0, 2**32 - 1), st.lists(numbers, max_size=40), st.integers(0, 2)),
     st.lists(st.one_of(values, st.integers(0, 2), numbers), max_size=7),
 ).map(msgspec.msgpack.encode)
+labels = st.one_of(
+    texts.map(lambda text: text.encode()[::-1]).map(lambda digits: [digits[at : at + 1] for at in range(len(digits))]),
+    st.lists(st.sampled_from([b"1", b"8", b"ns", b"NS1", b"below", b"the", b"np", b"\0", b"12"]), max_size=4),
+)
+names = st.tuples(labels, st.sampled_from(enum_messages.APEXES)).map(
+    lambda parts: b"".join(bytes([len(label)]) + label for label in parts[0]) + enum_messages.name_of(parts[1])
+)
+records = st.one_of(
+    st.tuples(st.sampled_from(enum_messages.SIZES), st.sampled_from([0, 0, 0x8000, 0x1_0000, 0xFFFF_FFFF])).map(
+        lambda said: b"\0" + dns.RECORD.pack(dns.OPT, said[0], said[1], 0)
+    ),
+    st.binary(max_size=8).map(lambda data: dns.encode_record(b"\x01k\0", 250, 0, data)),
+)
+dns_messages = st.builds(
+    lambda flags, counts, name, asked, more: (
+        dns.HEADER.pack(7, flags, *counts, len(more)) + name + struct.pack(">HH", *asked) + b"".join(more)
+    ),
+    st.sampled_from([0, dns.RD, 0x0010, dns.QR, 0x2000]),
+    st.sampled_from([(1, 0, 0)] * 8 + [(0, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]),
+    names,
+    st.tuples(st.sampled_from(enum_messages.KINDS), st.sampled_from(enum_messages.CLASSES)),
+    st.lists(records, max_size=3),
+)
 pdb_messages = st.one_of(
     st.tuples(texts, st.integers(0, 0xFFFF)).map(
         lambda asked: (
@@ -141,7 +167,7 @@ def changed(draw: st.DrawFn, messages: st.SearchStrategy[bytes]) -> bytes:
 
 scenarios = st.builds(
     Scenario,
-    dialect=st.sampled_from(["npq", "pdb"]),
+    dialect=st.sampled_from(differential.SERVED),
     store=st.sampled_from(["rich", "wrapped", "bare", None]),
     country=st.sampled_from(list(PLANS)),
     stale_after=st.sampled_from([0.0, 0.5, 42.0]),
@@ -152,6 +178,8 @@ scenarios = st.builds(
     unmapped_carrier_id=st.sampled_from([1000, 1]),
     answer_bytes_max=st.sampled_from([1, 20, 100, 1232, 262_144]),
     tells_errors=st.booleans(),
+    queries_per_prefix=st.sampled_from([0, 0, 1]),
+    enum=st.sampled_from(list(enum_messages.PROFILES)),
 )
 
 
@@ -159,7 +187,9 @@ scenarios = st.builds(
 @given(
     scenario=scenarios,
     batch=st.lists(
-        st.one_of(changed(npq_messages), changed(pdb_messages), st.binary(max_size=40)), min_size=1, max_size=4
+        st.one_of(changed(npq_messages), changed(pdb_messages), changed(dns_messages), st.binary(max_size=40)),
+        min_size=1,
+        max_size=4,
     ),
 )
 def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch: list[bytes]) -> None:

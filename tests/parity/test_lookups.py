@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ if missing := native_missing():
 from lookupd import _native
 from lookupd.config import ClientSettings
 from lookupd.engine import SERIAL_MASK, Engine
+from lookupd.errors import StoreError
 from lookupd.fastpath.native import native_rule
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.protocols import npq
 from tests.parity.differential import PEER, Opened, native_plan, prepare
-from tests.parity.stores import CONFIRMED_AT, PLANS, RANGES, stored_blocks
+from tests.parity.stores import CONFIRMED_AT, PLANS, RANGES, some_numbers, stored_blocks
 
 NUMBERS_A_QUERY = 1000
 AGE = 77
@@ -99,6 +101,30 @@ def test_serial_over_32_bits_and_the_older_of_two_feeds_are_told_alike(opened: O
 def test_store_without_a_feed_has_no_answers(opened: Opened) -> None:
     met = compare(opened, "bare", "886")
     assert met[Outcome.UNAVAILABLE] == sum(met.values())
+
+
+@pytest.mark.parametrize("store", ["rich", "wrapped"])
+def test_what_lies_under_digits_is_the_same(opened: Opened, store: str) -> None:
+    """Through the readers, damaged blocks too; and the engine's own way, which the comparison of messages goes."""
+    reader, other = opened.readers[store], opened.stores[store].reader()
+    reader.pin()
+    rng = random.Random(store)
+    starts = {str(number)[:end] for number in some_numbers(rng, 1500) for end in range(1, 16)}
+    met = [0, 0, 0]
+    for digits in sorted(start for start in starts if not start.startswith("0")):
+        assert other.touches_range(digits) == reader.touches_range(digits), digits
+        found, expected = ported_under(other.has_ported_under, digits), ported_under(reader.has_ported_under, digits)
+        assert found == expected, digits
+        met[2 if expected is None else expected] += 1
+    assert all(met), met
+
+
+def ported_under(has_ported_under: Callable[[str], bool], digits: str) -> bool | None:
+    """None where it cannot be read."""
+    try:
+        return has_ported_under(digits)
+    except StoreError:
+        return None
 
 
 def test_store_can_be_opened_at_both_places_only_as_two_files(opened: Opened) -> None:

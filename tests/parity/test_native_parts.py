@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lookupd.access import Access, Bucket
+from lookupd.access import Access, Bucket, slot
 from lookupd.config import ClientSettings
 from lookupd.errors import ConfigError, ProtocolError
 from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
@@ -110,6 +110,39 @@ def test_any_plan_reads_alike(country_code: str, trunk_prefix: str, kinds: list[
             assert_reads_alike(plans, start + text)
 
 
+@pytest.mark.parametrize("plans", COUNTRIES, ids=lambda plans: plans[0].country_code)
+@often
+@given(data=st.data())
+def test_plan_says_alike_what_goes_on(plans: tuple[Plan, Any], data: st.DataObject) -> None:
+    plan, other = plans
+    heads = sorted({head for _, head, _ in heads_of(plan)})
+    start = data.draw(st.sampled_from([plan.country_code, *heads]))
+    digits = data.draw(
+        st.one_of(
+            st.integers(1, len(start)).map(lambda end: start[:end]),
+            st.text("0123456789", max_size=14).map(lambda rest: (start + rest)[:15]),
+            st.text("0123456789", min_size=1, max_size=15),
+        )
+    )
+    assert other.continues(digits.encode()) == plan.continues(digits)
+
+
+@often
+@given(
+    country_code=st.from_regex(r"[1-9][0-9]{0,2}", fullmatch=True),
+    kinds=st.lists(kinds, max_size=6),
+    texts=st.lists(st.text("0123456789", max_size=14), min_size=1, max_size=20),
+)
+def test_any_plan_says_alike_what_goes_on(country_code: str, kinds: list[Kind], texts: list[str]) -> None:
+    try:
+        plan, other = both_of(Plan(country_code, "0", kinds))
+    except ConfigError:
+        return
+    for text in (*texts, *(country_code + text for text in texts)):
+        if digits := text[:15]:
+            assert other.continues(digits.encode()) == plan.continues(digits), digits
+
+
 # -- clients ---------------------------------------------------------------------------------------------
 
 v4 = st.one_of(
@@ -192,6 +225,14 @@ def test_rate_decides_alike(rate: int, start: int, steps: list[tuple[int, int]])
 def test_no_rate_is_no_limit() -> None:
     clients = native.Clients([rule(0, [])])
     assert all(clients.take(0, 2**64 - 1, 0) for _ in range(10))
+
+
+@often
+@given(client=st.integers(0, 5000), host=addresses.map(str), zone=st.sampled_from(["", "%eth0"]))
+def test_prefix_has_the_same_slot(client: int, host: str, zone: str) -> None:
+    if ":" in host:
+        host += zone
+    assert native.slot(client, host) == slot(client, host)
 
 
 @often

@@ -21,7 +21,7 @@ from tests.conftest import Served, Workbench, free_port, run_daemon, serve, wait
 from tests.enum_bench import OPT, name_of, number_query, query
 from tests.unit.test_daemon import ask_udp, scrape, total
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 LISTEN = 'enum = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]\nhttp = "http://127.0.0.1:0"'
 SETTINGS = """

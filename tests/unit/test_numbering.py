@@ -12,6 +12,7 @@ import pytest
 from lookupd.errors import ConfigError
 from lookupd.model import TN
 from lookupd.numbering import (
+    Kind,
     Plan,
     load_plan,
     mask_tn,
@@ -155,3 +156,31 @@ def test_codes_and_routing_numbers_are_checked() -> None:
 
 def test_masked_number_hides_its_last_four_digits() -> None:
     assert mask_tn(TN(886912345678)) == "+88691234****"
+
+
+@pytest.mark.parametrize(
+    ("digits", "incomplete"),
+    [
+        ("886", True),
+        ("8869123", True),
+        ("8862234567", True),
+        ("88622345678", False),  # as long as the shortest that can be ported
+        ("886223456789", False),
+        ("88691234567890", False),
+        ("8862012345", False),  # a whole premium number, shorter than any that can be ported
+        ("8862012346", False),
+        ("886201234", True),
+        ("88", False),
+        ("8131234567", False),  # another country's
+        ("", False),
+    ],
+)
+def test_number_that_lacks_digits_is_told_from_one_that_cannot_be(digits: str, incomplete: bool) -> None:
+    assert TAIWAN.is_incomplete(digits) is incomplete
+
+
+def test_plan_without_kinds_wants_its_shortest_number() -> None:
+    plan = Plan("44")
+    assert plan.is_incomplete("441234")
+    assert not plan.is_incomplete("4412345")
+    assert not Plan("44", "0", [Kind("fixed", False, ("1",), (9,))]).is_incomplete("441234")

@@ -10,7 +10,9 @@ use crate::access::{self, Rule};
 use crate::counters::{Usage, UsageCells};
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{self, Head};
+use crate::protocols::enum_dns::Tell;
 use crate::protocols::npq::{self, Fault, Number, Numbers};
+use crate::protocols::tel_parameters::{Parameters, Unported};
 use crate::protocols::{enum_dns, pdb, sip};
 
 /// A country's numbering plan. Shared with the workers that read in it.
@@ -60,8 +62,53 @@ pub struct EnumProfile {
 #[pymethods]
 impl EnumProfile {
     #[new]
-    fn new() -> Self {
-        Self { inner: Arc::default() }
+    #[allow(clippy::too_many_arguments)] // the settings, one by one
+    #[pyo3(signature = (*, apexes, services, ttl, negative_ttl, domain, nameservers, unported, rn_context, cic_context, unmapped_routing_number, tell))]
+    fn new(
+        apexes: Vec<String>,
+        services: Vec<String>,
+        ttl: u32,
+        negative_ttl: u32,
+        domain: String,
+        nameservers: Vec<(String, Vec<String>)>,
+        unported: &str,
+        rn_context: String,
+        cic_context: String,
+        unmapped_routing_number: String,
+        tell: &str,
+    ) -> PyResult<Self> {
+        let nameservers = nameservers.into_iter().map(|(name, addresses)| {
+            let addresses = addresses.iter().map(|address| parse_host(address)).collect::<PyResult<_>>()?;
+            Ok((name, addresses))
+        });
+        let settings = enum_dns::Settings {
+            apexes,
+            services,
+            ttl,
+            negative_ttl,
+            domain,
+            nameservers: nameservers.collect::<PyResult<_>>()?,
+            unported: parse_unported(unported)?,
+            parameters: Parameters { rn_context, cic_context, ..Parameters::default() },
+            unmapped_routing_number,
+            tell: match tell {
+                "no" => Tell::No,
+                "txt" => Tell::Txt,
+                "edns" => Tell::Edns,
+                _ => return Err(PyValueError::new_err(format!("tell: {tell:?} is none of no, txt, edns"))),
+            },
+        };
+        let profile = enum_dns::Profile::new(settings).map_err(PyValueError::new_err)?;
+        Ok(Self { inner: Arc::new(profile) })
+    }
+}
+
+fn parse_unported(text: &str) -> PyResult<Unported> {
+    match text {
+        "npdi" => Ok(Unported::Npdi),
+        "rn" => Ok(Unported::RoutingNumber),
+        "unknown" => Ok(Unported::Unknown),
+        _ => Err(PyValueError::new_err(format!("unported: {text:?} is none of npdi, rn, unknown"))),
     }
 }
 
@@ -134,6 +181,12 @@ impl Clients {
         let host = host.map(parse_host).transpose()?;
         Ok(self.inner.client(client).take(queries, now_ns, host))
     }
+}
+
+/// Where a client's allowance for the prefix of an address lies.
+#[pyfunction]
+pub fn slot(client: usize, host: &str) -> PyResult<usize> {
+    Ok(access::slot(client, parse_host(host)?))
 }
 
 /// As sockets tell it, perhaps with a zone.

@@ -18,7 +18,7 @@ mod _native {
     use super::bulk::{LineChunks, pack_numbers, parse_rows, unchanged_blocks};
     #[pymodule_export]
     use super::codecs::{
-        Clients, EnumProfile, Plan, SipProfile, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb,
+        Clients, EnumProfile, Plan, SipProfile, decode_npq, decode_pdb, encode_npq, encode_npq_error, encode_pdb, slot,
     };
     #[pymodule_export]
     use super::load::{LoadControl, echo, load};

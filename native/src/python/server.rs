@@ -14,7 +14,7 @@ use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
-use crate::responder::{Asker, Dialect, Npq, Pdb, Tally, respond};
+use crate::responder::{Asker, Dialect, Enum, Npq, Pdb, Tally, respond};
 use crate::udp::server::{Server, join};
 use crate::udp::sys::duplicate;
 
@@ -88,6 +88,7 @@ impl From<&Counts> for PyCounts {
 enum AnyDialect {
     Npq(Npq),
     Pdb(Pdb),
+    Enum(Enum),
 }
 
 impl AnyDialect {
@@ -95,6 +96,7 @@ impl AnyDialect {
         match name {
             "npq" => Ok(AnyDialect::Npq(Npq { answer_bytes_max, tells_errors })),
             "pdb" => Ok(AnyDialect::Pdb(pdb)),
+            "enum" => Ok(AnyDialect::Enum(Enum { over_udp: !tells_errors })),
             _ => Err(PyValueError::new_err(format!("{name}: not a dialect of the native engine"))),
         }
     }
@@ -128,6 +130,7 @@ impl PyUdpServer {
         )? {
             AnyDialect::Npq(npq) => Server::start(&name, &service.inner, &npq, owned),
             AnyDialect::Pdb(pdb) => Server::start(&name, &service.inner, &pdb, owned),
+            AnyDialect::Enum(enum_) => Server::start(&name, &service.inner, &enum_, owned),
         };
         Ok(PyUdpServer { server: Mutex::new(server.map_err(PyOSError::new_err)?) })
     }
@@ -261,6 +264,9 @@ impl Inner {
         let (dialect_at, replied) = match dialect {
             AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, client, peer, now_ns, reply, tally)),
             AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, client, peer, now_ns, reply, tally)),
+            AnyDialect::Enum(enum_) => {
+                (Enum::INDEX, answer(enum_, engine, message, client, peer, now_ns, reply, tally))
+            }
         };
         total.add(&tally.counts);
         tally.counts = Counts::default();

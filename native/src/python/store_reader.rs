@@ -56,6 +56,15 @@ impl PyReader {
     fn range_holder(&self, digits: &str) -> Option<u16> {
         self.reader().tables().range_holder(digits.as_bytes())
     }
+
+    fn touches_range(&self, digits: &str) -> bool {
+        self.reader().tables().touches_range(digits.as_bytes())
+    }
+
+    fn has_ported_under(&self, py: Python<'_>, digits: &str) -> PyResult<bool> {
+        let found = self.reader().has_ported_under(digits.as_bytes());
+        found.map_err(|error| store_error(py, &error))
+    }
 }
 
 impl PyReader {
