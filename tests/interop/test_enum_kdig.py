@@ -28,6 +28,7 @@ import dns.rrset
 import dns.zone
 import pytest
 
+from lookupd.fastpath import native_missing
 from tests.conftest import Workbench
 from tests.interop.enum_site import (
     APEX,
@@ -46,8 +47,8 @@ from tests.interop.enum_site import (
 
 PATIENCE_SECONDS = 5
 
-pytestmark = pytest.mark.usefixtures("python_engine")
 needs_kdig = pytest.mark.skipif(not shutil.which("kdig"), reason="needs the package knot-dnsutils")
+own_daemon = pytest.mark.usefixtures("each_engine")
 needs_dig = pytest.mark.skipif(not shutil.which("dig"), reason="needs the package bind9-dnsutils")
 
 NAMESERVERS = """[enum.nameservers]
@@ -58,9 +59,11 @@ BOTH_SERVICES = PROFILE + 'service = ["E2U+pstn:tel", "E2U+pstn:sip"]\ndomain = 
 """Two records: over four times the length of a question without EDNS."""
 
 
-@pytest.fixture(scope="module", params=["python"])
+@pytest.fixture(scope="module", params=["python", "native"])
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnumServer]:
     """With the settings of most tests, for all of them."""
+    if request.param == "native" and (missing := native_missing()) is not None:
+        pytest.skip(missing)
     bench = Workbench(tmp_path_factory.mktemp("running"))
     bench.engine = request.param
     bench.load_tables()
@@ -304,6 +307,7 @@ def test_dig_keeps_its_connection_as_well(server: EnumServer) -> None:
     assert server.total("connections_opened") == 1
 
 
+@own_daemon
 @pytest.mark.parametrize(
     ("tool", "options"),
     [pytest.param("kdig", [], marks=needs_kdig), pytest.param("dig", ["+noedns"], marks=needs_dig)],
@@ -320,6 +324,7 @@ def test_long_answer_is_truncated_and_fetched_over_tcp(loaded: Workbench, tool: 
         assert server.count("received", transport="tcp") == server.total("connections_opened") == 1
 
 
+@own_daemon
 @needs_kdig
 def test_nameservers_come_with_their_addresses(loaded: Workbench) -> None:
     with run_enum(loaded, PROFILE + NAMESERVERS) as server:
@@ -330,6 +335,7 @@ def test_nameservers_come_with_their_addresses(loaded: Workbench) -> None:
         assert address.answer == [f"ns1.{APEX}. 3600 AAAA 2001:db8::53"]
 
 
+@own_daemon
 @needs_kdig
 def test_number_tells_serial_and_age_where_that_is_set(loaded: Workbench) -> None:
     with run_enum(loaded, PROFILE + 'tell = "txt"\n') as server:
@@ -478,6 +484,7 @@ def test_what_must_not_be_answered_meets_silence(server: EnumServer, wire: bytes
     assert server.count("dropped") == 1
 
 
+@own_daemon
 def test_class_and_type_that_nobody_knows(server: EnumServer) -> None:
     reply = query(server, dns.query.udp, dns.message.make_query(name_of(PORTED), 65280))
     assert (reply.rcode(), reply.answer) == (dns.rcode.NOERROR, [])
@@ -485,6 +492,7 @@ def test_class_and_type_that_nobody_knows(server: EnumServer) -> None:
     assert reply.rcode() == dns.rcode.REFUSED
 
 
+@own_daemon
 def test_option_of_serial_and_age_is_read_by_dnspython(loaded: Workbench) -> None:
     with run_enum(loaded, PROFILE + 'tell = "edns"\n') as server:
         reply = query(server, dns.query.udp, question(PORTED, use_edns=0))

@@ -167,7 +167,7 @@ def run_kresd(home: Path, *servers: EnumServer, more: str = "") -> Iterator[Reso
 
 RESOLVERS = {"unbound": run_unbound, "kresd": run_kresd}
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 each_resolver = pytest.mark.parametrize("run_resolver", RESOLVERS.values(), ids=RESOLVERS.keys())
 
 

@@ -32,7 +32,7 @@ LOOKUPD, PROXY = "192.0.2.10", "192.0.2.20"
 NO_RECORD = "404"
 
 needs_programs = pytest.mark.skipif(not (KAMAILIO and SIPP), reason="needs the packages kamailio and sip-tester")
-pytestmark = [needs_programs, pytest.mark.usefixtures("python_engine")]
+pytestmark = [needs_programs, pytest.mark.usefixtures("each_engine")]
 
 
 def run_inside(scenario: str, bench: Workbench) -> None:
