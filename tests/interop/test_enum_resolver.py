@@ -11,7 +11,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import dns.exception
@@ -38,7 +40,7 @@ from tests.interop.enum_site import (
 from tests.interop.pages import block
 
 PAGE = "resolver.md"
-SETTINGS = block(PAGE, "lookupd.toml").partition("[enum]")[2].partition("[[client]]")[0]
+SETTINGS = block(PAGE, "/etc/lookupd/lookupd.toml").partition("[enum]")[2].partition("[[client]]")[0]
 PLACES = ("192.0.2.10@5353", "192.0.2.11@5353")
 """Where the page has its two lookupds."""
 
@@ -86,10 +88,12 @@ class Resolver:
         self.process = process
         self.log = log
 
-    def ask(self, name: str, kind: str = "NAPTR", **options: bool) -> dns.message.Message:
+    def ask(
+        self, name: str, kind: str = "NAPTR", patience_seconds: float = PATIENCE_SECONDS, **options: bool
+    ) -> dns.message.Message:
         """As a stub resolver asks: recursion wanted, over TCP after TC."""
         message = dns.message.make_query(name, kind, **options)
-        reply, _ = dns.query.udp_with_fallback(message, "127.0.0.1", timeout=PATIENCE_SECONDS, port=self.port)
+        reply, _ = dns.query.udp_with_fallback(message, "127.0.0.1", timeout=patience_seconds, port=self.port)
         return reply
 
     def data(self, digits: str) -> list[str]:
@@ -136,15 +140,15 @@ def placed(text: str, servers: tuple[EnumServer, ...]) -> str:
 
 
 @contextlib.contextmanager
-def run_unbound(home: Path, *servers: EnumServer, more: str = "") -> Iterator[Resolver]:
-    """more: further lines of its section `server`."""
+def run_unbound(home: Path, *servers: EnumServer, more: str = "", kind: str = "forward") -> Iterator[Resolver]:
+    """more: further lines of its section `server`. kind: which of the page's two ways to us."""
     program = shutil.which("unbound", path=PATH)
     if program is None:
         pytest.skip("needs the package unbound")
     port = free_port()
     general = UNBOUND.format(port=port, home=home, nobody=free_port(), more=more)
     config = home / "unbound.conf"
-    config.write_text(general + placed(block(PAGE, "/etc/unbound/unbound.conf.d/enum.conf"), servers))
+    config.write_text(general + placed(block(PAGE, f"/etc/unbound/unbound.conf.d/enum-{kind}.conf"), servers))
     with running([program, "-d", "-c", config], home, port) as resolver:
         yield resolver
 
@@ -165,7 +169,10 @@ def run_kresd(home: Path, *servers: EnumServer, more: str = "") -> Iterator[Reso
         yield resolver
 
 
-RESOLVERS = {"unbound": run_unbound, "kresd": run_kresd}
+run_unbound_stub = partial(run_unbound, kind="stub")
+
+RunResolver = Callable[..., AbstractContextManager[Resolver]]
+RESOLVERS: dict[str, RunResolver] = {"unbound": run_unbound, "unbound_stub": run_unbound_stub, "kresd": run_kresd}
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 each_resolver = pytest.mark.parametrize("run_resolver", RESOLVERS.values(), ids=RESOLVERS.keys())
@@ -181,7 +188,7 @@ def profile(ttl: int = 60, negative_ttl: int = 60, more: str = "") -> str:
 
 
 @each_resolver
-def test_answers_pass_through_and_are_kept(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_answers_pass_through_and_are_kept(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         assert resolver.data(PORTED) == [PORTED_DATA]
         assert resolver.data(HELD) == [HELD_DATA]
@@ -198,7 +205,7 @@ def test_answers_pass_through_and_are_kept(loaded: Workbench, run_resolver: type
 
 
 @each_resolver
-def test_answer_is_recursive_and_not_authentic(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_answer_is_recursive_and_not_authentic(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         reply = resolver.ask(name_of(PORTED), want_dnssec=True)
         assert reply.rcode() == dns.rcode.NOERROR
@@ -208,7 +215,7 @@ def test_answer_is_recursive_and_not_authentic(loaded: Workbench, run_resolver: 
 
 
 @each_resolver
-def test_answer_is_asked_for_again_after_its_ttl(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_answer_is_asked_for_again_after_its_ttl(loaded: Workbench, run_resolver: RunResolver) -> None:
     with (
         run_enum(loaded, profile(ttl=1, negative_ttl=1)) as server,
         run_resolver(loaded.folder, server) as resolver,
@@ -227,7 +234,7 @@ def test_answer_is_asked_for_again_after_its_ttl(loaded: Workbench, run_resolver
 
 
 @each_resolver
-def test_names_on_the_way_to_a_number_hide_nothing_below(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_names_on_the_way_to_a_number_hide_nothing_below(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         for length in range(1, len(PORTED)):
             reply = resolver.ask(name_of(PORTED[:length]))
@@ -238,7 +245,7 @@ def test_names_on_the_way_to_a_number_hide_nothing_below(loaded: Workbench, run_
 
 
 @each_resolver
-def test_question_for_the_nameservers_leads_nobody_astray(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_question_for_the_nameservers_leads_nobody_astray(loaded: Workbench, run_resolver: RunResolver) -> None:
     # The name that our NS record says has no address: a resolver that went by it would find no way.
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         assert [records.to_text() for records in resolver.ask(APEX, "NS").answer]
@@ -248,7 +255,7 @@ def test_question_for_the_nameservers_leads_nobody_astray(loaded: Workbench, run
 
 
 @each_resolver
-def test_answer_too_long_for_udp_comes_through(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_answer_too_long_for_udp_comes_through(loaded: Workbench, run_resolver: RunResolver) -> None:
     both = 'service = ["E2U+pstn:tel", "E2U+pstn:sip"]\ndomain = "gateway.operator.example:5060"\n'
     with run_enum(loaded, profile(more=both)) as server, run_resolver(loaded.folder, server) as resolver:
         assert len(resolver.data(PORTED)) == 2
@@ -259,14 +266,14 @@ def test_answer_too_long_for_udp_comes_through(loaded: Workbench, run_resolver: 
 
 
 @each_resolver
-def test_number_without_an_answer_fails_and_others_do_not(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_number_without_an_answer_fails_and_others_do_not(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         assert resolver.ask(name_of(UNMAPPED)).rcode() == dns.rcode.SERVFAIL
         assert resolver.data(PORTED) == [PORTED_DATA]
 
 
 @each_resolver
-def test_replica_that_died_or_has_no_data_is_passed_over(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_replica_that_died_or_has_no_data_is_passed_over(loaded: Workbench, run_resolver: RunResolver) -> None:
     (folder := loaded.folder / "empty").mkdir()
     with (
         run_enum(loaded, profile()) as server,
@@ -284,9 +291,9 @@ def test_replica_that_died_or_has_no_data_is_passed_over(loaded: Workbench, run_
         assert resolver.data(PORTED) == [PORTED_DATA]
 
 
-def asked_of(bench: Workbench, more: str) -> int:
-    """What reaches lookupd when each kind of number is asked for through Unbound, which must find it."""
-    with run_enum(bench, profile()) as server, run_unbound(bench.folder, server, more=more) as resolver:
+def asked_of(bench: Workbench, run: RunResolver, more: str) -> int:
+    """What reaches lookupd when each kind of name is asked for through Unbound, which must find it."""
+    with run_enum(bench, profile()) as server, run(bench.folder, server, more=more) as resolver:
         for digits, data in ((PORTED, PORTED_DATA), (HELD, HELD_DATA)):
             assert resolver.data(digits) == [data]
         assert resolver.ask(name_of(UNALLOCATED)).rcode() == dns.rcode.NXDOMAIN
@@ -294,30 +301,43 @@ def asked_of(bench: Workbench, more: str) -> int:
         return server.received
 
 
-@pytest.mark.parametrize("more", ["", "    qname-minimisation-strict: yes\n    harden-below-nxdomain: yes\n"])
-def test_unbound_that_looks_closely_is_content(loaded: Workbench, more: str) -> None:
+@pytest.mark.parametrize("run", [run_unbound, run_unbound_stub], ids=["unbound", "unbound_stub"])
+@pytest.mark.parametrize(
+    "more",
+    ["", "    qname-minimisation-strict: yes\n    harden-below-nxdomain: yes\n"],
+    ids=["usual", "strict"],
+)
+def test_unbound_that_looks_closely_is_content(loaded: Workbench, run: RunResolver, more: str) -> None:
     # Where case was not kept, it would ask again and compare.
-    assert asked_of(loaded, f"{more}    use-caps-for-id: yes") == asked_of(loaded, more)
+    assert asked_of(loaded, run, f"{more}    use-caps-for-id: yes") == asked_of(loaded, run, more)
 
 
-def test_unbound_that_does_not_minimise_asks_once_a_number(loaded: Workbench) -> None:
-    with (
-        run_enum(loaded, profile()) as server,
-        run_unbound(loaded.folder, server, more="    qname-minimisation: no") as resolver,
-    ):
-        for at, digits in enumerate((PORTED, OTHER_PORTED, HELD), 1):
+@pytest.mark.parametrize(
+    ("run", "more", "questions"),
+    [
+        (run_unbound, "", 1),
+        (run_kresd, "", 1),
+        (run_unbound_stub, "    qname-minimisation: no", 1),
+        (run_unbound_stub, "", 10),
+    ],
+    ids=["unbound", "kresd", "unbound_stub_whole_names", "unbound_stub"],
+)
+def test_number_costs_so_many_questions(loaded: Workbench, run: RunResolver, more: str, questions: int) -> None:
+    with run_enum(loaded, profile()) as server, run(loaded.folder, server, more=more) as resolver:
+        for digits in (PORTED, HELD, "886223450001"):
+            server.count_anew()
             assert len(resolver.data(digits)) == 1
-            assert server.received == at
+            assert server.received == questions
 
 
 @each_resolver
-def test_silent_server_is_told_as_a_failure(loaded: Workbench, run_resolver: type[Resolver]) -> None:
+def test_silent_server_is_told_as_a_failure(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         assert resolver.data(PORTED) == [PORTED_DATA]
         server.process.send_signal(signal.SIGSTOP)
         try:
             with contextlib.suppress(dns.exception.Timeout):
-                assert resolver.ask(name_of(HELD)).rcode() == dns.rcode.SERVFAIL
+                assert resolver.ask(name_of(HELD), patience_seconds=3).rcode() == dns.rcode.SERVFAIL
             assert resolver.data(PORTED) == [PORTED_DATA]  # from the cache
         finally:
             server.process.send_signal(signal.SIGCONT)

@@ -26,7 +26,7 @@ from tests.interop.private_network import in_private_network
 from tests.interop.test_kamailio_pdb import KAMAILIO, SIPP, Calls, answers_options
 
 PAGE = "kamailio-enum.md"
-LOOKUPD, PROXY = "192.0.2.10", "192.0.2.20"
+LOOKUPD, TWIN, PROXY = "192.0.2.10", "192.0.2.11", "192.0.2.20"
 """Their addresses on the page."""
 
 NO_RECORD = "404"
@@ -49,16 +49,19 @@ def scenarios(folder: Path, name: str, engine: str) -> None:
 @contextlib.contextmanager
 def run_lookupd(bench: Workbench, changed: tuple[str, str] = ("", "")) -> Iterator[EnumServer]:
     """With the page's settings. changed: what stands there, and what shall."""
-    settings = block(PAGE, "lookupd.toml")
+    settings = block(PAGE, "/etc/lookupd/lookupd.toml")
     assert changed[0] in settings
+    http_port = "9474" if TWIN not in changed else "9475"
+    settings = settings.replace(":9474", f":{http_port}")
     config = bench.write(
         "lookupd.toml",
         f'[engine]\nudp = "{bench.engine}"\n[store]\npath = "{bench.store}"\n' + settings.replace(*changed),
     )
     with run_daemon(config) as process:
-        server = EnumServer(process, 53, 9474)
+        server = EnumServer(process, 53, int(http_port))
         yield server
-        wait_until(server.is_conserved)
+        if process.poll() is None:
+            wait_until(server.is_conserved)
 
 
 class Kamailio:
@@ -93,11 +96,11 @@ def run_kamailio(bench: Workbench, changed: tuple[str, str] = ("", "")) -> Itera
         yield Kamailio(bench.folder)
     finally:
         process.terminate()
-        try:
-            process.wait(10)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # workers that outlived it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it waits up to a minute for its workers
+        process.wait(10)
 
 
 def invite(uri: str) -> str:
@@ -202,11 +205,31 @@ def silent_server(bench: Workbench) -> None:
         kamailio.call({f"+{PORTED}": "D0402"})
 
 
-def second_server(bench: Workbench) -> None:
-    """The first nameserver is dead: the second one answers."""
-    (bench.folder / "resolv.conf").write_text(f"nameserver {PROXY}\nnameserver {LOOKUPD}\n")
-    with run_lookupd(bench), run_kamailio(bench) as kamailio:
+def two_servers(bench: Workbench) -> None:
+    """As long as one of the two nameservers answers, each call gets its answer."""
+    subprocess.run(["ip", "address", "add", f"{TWIN}/32", "dev", "lo"], check=True)
+    subprocess.run(["ip", "route", "replace", "local", TWIN, "dev", "lo", "table", "local", "src", PROXY], check=True)
+    (bench.folder / "resolv.conf").write_text(f"nameserver {LOOKUPD}\nnameserver {TWIN}\n")
+    (folder := bench.folder / "twin").mkdir()
+    twin_bench = Workbench(folder)
+    twin_bench.load_tables()
+    twin_bench.snapshot()
+    with (
+        run_lookupd(bench) as server,
+        run_lookupd(twin_bench, (LOOKUPD, TWIN)) as twin,
+        run_kamailio(bench) as kamailio,
+    ):
         kamailio.call({f"+{PORTED}": "D0402", f"+{UNALLOCATED}": NO_RECORD})
+        assert (server.received, twin.received) == (2, 0)
+        server.process.send_signal(signal.SIGSTOP)
+        kamailio.call({f"+{PORTED}": "D0402"})
+        assert twin.received == 1
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(server.is_conserved)
+        server.process.kill()
+        server.process.wait()
+        kamailio.call({f"+{PORTED}": "D0402", f"+{HELD}": "-"})
+        assert twin.received == 3
 
 
 def many_at_once(bench: Workbench) -> None:
@@ -225,7 +248,7 @@ def many_at_once(bench: Workbench) -> None:
         "strict_service",
         "both_services",
         "silent_server",
-        "second_server",
+        "two_servers",
         "many_at_once",
     ],
 )
