@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -187,6 +188,15 @@ def profile(ttl: int = 60, negative_ttl: int = 60, more: str = "") -> str:
     return f"[enum]{text}{more}"
 
 
+def settled(server: EnumServer) -> int:
+    """What reached lookupd, once nothing more comes: Unbound asks on for a while after it has answered NXDOMAIN."""
+    received = -1
+    while received != server.received:
+        received = server.received
+        time.sleep(0.2)
+    return received
+
+
 @each_resolver
 def test_answers_pass_through_and_are_kept(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
@@ -195,13 +205,13 @@ def test_answers_pass_through_and_are_kept(loaded: Workbench, run_resolver: RunR
         missing = resolver.ask(name_of(UNALLOCATED))
         assert missing.rcode() == dns.rcode.NXDOMAIN
         assert [records.name.to_text() for records in missing.authority] == [f"{APEX}."]
-        received = server.received
+        received = settled(server)
         assert received >= 3
         for _ in range(3):
             assert resolver.data(PORTED) == [PORTED_DATA]
             assert resolver.data(HELD) == [HELD_DATA]
             assert resolver.ask(name_of(UNALLOCATED)).rcode() == dns.rcode.NXDOMAIN
-        assert server.received == received
+        assert settled(server) == received
 
 
 @each_resolver
@@ -286,8 +296,7 @@ def test_replica_that_died_or_has_no_data_is_passed_over(loaded: Workbench, run_
             lambda: resolver.data(f"886911{next(numbers):06}") == [HELD_DATA] and empty.received > 0,
             30,
         )
-        empty.process.kill()
-        empty.process.wait()
+        empty.kill()
         assert resolver.data(PORTED) == [PORTED_DATA]
 
 
@@ -298,7 +307,7 @@ def asked_of(bench: Workbench, run: RunResolver, more: str) -> int:
             assert resolver.data(digits) == [data]
         assert resolver.ask(name_of(UNALLOCATED)).rcode() == dns.rcode.NXDOMAIN
         assert resolver.ask(name_of("8869")).rcode() == dns.rcode.NOERROR
-        return server.received
+        return settled(server)
 
 
 @pytest.mark.parametrize("run", [run_unbound, run_unbound_stub], ids=["unbound", "unbound_stub"])

@@ -9,7 +9,6 @@ asks port 53 of what /etc/resolv.conf names. An answer is the routing number of 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from tests.conftest import Workbench, run_daemon, wait_until
 from tests.interop.enum_site import HELD, OTHER_PORTED, PORTED, UNALLOCATED, UNMAPPED, EnumServer
 from tests.interop.pages import block
 from tests.interop.private_network import in_private_network
-from tests.interop.test_kamailio_pdb import KAMAILIO, SIPP, Calls, answers_options
+from tests.interop.programs import Calls, needs_kamailio, run_kamailio
 
 PAGE = "kamailio-enum.md"
 LOOKUPD, TWIN, PROXY = "192.0.2.10", "192.0.2.11", "192.0.2.20"
@@ -31,8 +30,7 @@ LOOKUPD, TWIN, PROXY = "192.0.2.10", "192.0.2.11", "192.0.2.20"
 
 NO_RECORD = "404"
 
-needs_programs = pytest.mark.skipif(not (KAMAILIO and SIPP), reason="needs the packages kamailio and sip-tester")
-pytestmark = [needs_programs, pytest.mark.usefixtures("each_engine")]
+pytestmark = [needs_kamailio, pytest.mark.usefixtures("each_engine")]
 
 
 def run_inside(scenario: str, bench: Workbench) -> None:
@@ -77,30 +75,15 @@ class Kamailio:
 
 
 @contextlib.contextmanager
-def run_kamailio(bench: Workbench, changed: tuple[str, str] = ("", "")) -> Iterator[Kamailio]:
+def run_proxy(bench: Workbench, changed: tuple[str, str] = ("", "")) -> Iterator[Kamailio]:
     """Until the block ends. changed: as above."""
     dip = block(PAGE, "/etc/kamailio/lookupd.cfg")
     assert changed[0] in dip
     bench.write("lookupd.cfg", dip.replace(*changed))
-    # SIPp calls, and what it reads from the log is written, beside what the page says.
+    # Beside what the page says: SIPp calls from here, and a failing test shows the log.
     own = "listen=udp:127.0.0.1:5060\nlog_stderror=yes\n"
-    config = bench.write("kamailio.cfg", own + block(PAGE, "/etc/kamailio/kamailio.cfg"))
-    command = [str(KAMAILIO), "-f", str(config), "-DD", "-E", "-m", "64", "-M", "8"]
-    command += ["-Y", str(bench.folder), "-P", str(bench.folder / "kamailio.pid")]
-    log = bench.folder / "kamailio.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        wait_until(lambda: process.poll() is not None or answers_options(5060))
-        assert process.poll() is None, log.read_text()
+    with run_kamailio(bench.folder, own + block(PAGE, "/etc/kamailio/kamailio.cfg"), 5060, {}):
         yield Kamailio(bench.folder)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it waits up to a minute for its workers
-        process.wait(10)
 
 
 def invite(uri: str) -> str:
@@ -123,7 +106,7 @@ def invite(uri: str) -> str:
 
 def each_kind_of_number(bench: Workbench) -> None:
     """Outcomes, and what they count."""
-    with run_lookupd(bench) as server, run_kamailio(bench) as kamailio:
+    with run_lookupd(bench) as server, run_proxy(bench) as kamailio:
         kamailio.call(
             {
                 f"+{PORTED}": "D0402",
@@ -146,7 +129,7 @@ def each_kind_of_number(bench: Workbench) -> None:
 
 def not_a_question(bench: Workbench) -> None:
     """What is dipped, or no international number, is not asked for."""
-    with run_lookupd(bench) as server, run_kamailio(bench) as kamailio:
+    with run_lookupd(bench) as server, run_proxy(bench) as kamailio:
         kamailio.call(dict.fromkeys((PORTED, "operator", "+8869-1234", f"+{PORTED}a"), NO_RECORD))
         for dipped in (f"sip:+{PORTED};npdi;rn=D9999@192.0.2.20", f"sip:+{PORTED};npdi@192.0.2.20"):
             assert invite(dipped).startswith("SIP/2.0 404 ")
@@ -161,7 +144,7 @@ def strict_service(bench: Workbench) -> None:
     tel = 'service = "E2U+pstn:tel"'
     strict = ('"+pstn:tel"', '"pstn"')
     for service, found in ((tel, NO_RECORD), ('service = "E2U+pstn:sip"\ndomain = "gw.example"', "D0402")):
-        with run_lookupd(bench, (tel, service)) as server, run_kamailio(bench, strict) as kamailio:
+        with run_lookupd(bench, (tel, service)) as server, run_proxy(bench, strict) as kamailio:
             kamailio.call({f"+{PORTED}": found, f"+{UNALLOCATED}": NO_RECORD})
             assert server.count("received", transport="tcp") == 0
 
@@ -171,7 +154,7 @@ def both_services(bench: Workbench) -> None:
     tel, both = 'service = "E2U+pstn:tel"', 'service = ["E2U+pstn:tel", "E2U+pstn:sip"]\ndomain = "gw.example"'
     with run_lookupd(bench, (tel, both)) as server:
         for service in ("+pstn:tel", "+pstn:tel+pstn:sip", "+pstn:sip", "pstn"):
-            with run_kamailio(bench, ('"+pstn:tel"', f'"{service}"')) as kamailio:
+            with run_proxy(bench, ('"+pstn:tel"', f'"{service}"')) as kamailio:
                 received = server.count("received", transport="tcp")
                 kamailio.call({f"+{PORTED}": "D0402", f"+{OTHER_PORTED}": "D0401"})
                 assert server.count("received", transport="tcp") == received + 2
@@ -180,7 +163,7 @@ def both_services(bench: Workbench) -> None:
 
 def data_comes_and_changes(bench: Workbench) -> None:
     """No store, then data, then a delta: each call is answered by the state of its moment."""
-    with run_lookupd(bench) as server, run_kamailio(bench) as kamailio:
+    with run_lookupd(bench) as server, run_proxy(bench) as kamailio:
         kamailio.call({f"+{PORTED}": NO_RECORD})
         assert server.count("answered", outcome="unavailable") > 0
         bench.load_tables()
@@ -198,7 +181,7 @@ def data_comes_and_changes(bench: Workbench) -> None:
 
 def silent_server(bench: Workbench) -> None:
     """A halted lookupd: the call is answered all the same, as one whose number has no record; then all is well."""
-    with run_lookupd(bench) as server, run_kamailio(bench) as kamailio:
+    with run_lookupd(bench) as server, run_proxy(bench) as kamailio:
         server.process.send_signal(signal.SIGSTOP)
         kamailio.call({f"+{PORTED}": NO_RECORD})
         server.process.send_signal(signal.SIGCONT)
@@ -217,7 +200,7 @@ def two_servers(bench: Workbench) -> None:
     with (
         run_lookupd(bench) as server,
         run_lookupd(twin_bench, (LOOKUPD, TWIN)) as twin,
-        run_kamailio(bench) as kamailio,
+        run_proxy(bench) as kamailio,
     ):
         kamailio.call({f"+{PORTED}": "D0402", f"+{UNALLOCATED}": NO_RECORD})
         assert (server.received, twin.received) == (2, 0)
@@ -226,8 +209,7 @@ def two_servers(bench: Workbench) -> None:
         assert twin.received == 1
         server.process.send_signal(signal.SIGCONT)
         wait_until(server.is_conserved)
-        server.process.kill()
-        server.process.wait()
+        server.kill()
         kamailio.call({f"+{PORTED}": "D0402", f"+{HELD}": "-"})
         assert twin.received == 3
 
@@ -236,7 +218,7 @@ def many_at_once(bench: Workbench) -> None:
     """Calls at the same time get their own answers."""
     expected = {f"+8869{2 if n % 2 else 1}1{n:06}": "-" for n in range(100)}
     expected |= {f"+{PORTED}": "D0402", f"+{OTHER_PORTED}": "D0401"}
-    with run_lookupd(bench), run_kamailio(bench) as kamailio:
+    with run_lookupd(bench), run_proxy(bench) as kamailio:
         kamailio.call(expected)
 
 
