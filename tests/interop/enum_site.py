@@ -20,7 +20,7 @@ HELD, UNALLOCATED = "886911000000", "886933000000"
 
 PROFILE = f"""[enum]
 apex = "{APEX}"
-rn_context = "{APEX}"
+rn_context = "+886"
 """
 """The settings of most tests; what ported numbers then give is `uri`."""
 
@@ -35,7 +35,7 @@ def naptr(uri_parameters: str, service: str = "E2U+pstn:tel", preference: int = 
     return f'100 {preference} "u" "{service}" "!^(.*)$!tel:\\\\1{uri_parameters}!" .'
 
 
-PORTED_DATA = naptr(f";npdi;rn=D0402;rn-context={APEX}")
+PORTED_DATA = naptr(";npdi;rn=D0402;rn-context=+886")
 HELD_DATA = naptr(";npdi")
 
 

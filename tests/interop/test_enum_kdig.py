@@ -384,7 +384,7 @@ def test_dnspython_reads_the_record(server: EnumServer, exchange: Transport, edn
     [records] = reply.answer
     [record] = records
     assert (record.order, record.preference, record.flags, record.service) == (100, 10, b"u", b"E2U+pstn:tel")
-    assert record.regexp == rb"!^(.*)$!tel:\1;npdi;rn=D0402;rn-context=np.example!"
+    assert record.regexp == rb"!^(.*)$!tel:\1;npdi;rn=D0402;rn-context=+886!"
     assert record.replacement == dns.name.root
 
 
@@ -510,7 +510,7 @@ def test_both_services_are_two_records_in_their_order(loaded: Workbench) -> None
         [records] = reply.answer
         ordered = sorted(records, key=lambda record: (record.order, record.preference))
         assert [record.service for record in ordered] == [b"E2U+pstn:tel", b"E2U+pstn:sip"]
-        assert ordered[0].to_text() == naptr(f";npdi;rn=D0402;rn-context={APEX}")
+        assert ordered[0].to_text() == PORTED_DATA
         assert ordered[1].regexp == (
-            rb"!^(.*)$!sip:\1;npdi;rn=D0402;rn-context=np.example@gateway.operator.example:5060;user=phone!"
+            rb"!^(.*)$!sip:\1;npdi;rn=D0402;rn-context=+886@gateway.operator.example:5060;user=phone!"
         )

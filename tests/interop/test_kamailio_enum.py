@@ -134,7 +134,7 @@ def not_a_question(bench: Workbench) -> None:
         for dipped in (f"sip:+{PORTED};npdi;rn=D9999@192.0.2.20", f"sip:+{PORTED};npdi@192.0.2.20"):
             assert invite(dipped).startswith("SIP/2.0 404 ")
         assert server.received == 0
-        assert "Contact: <sip:+886912345678;npdi;rn=D0402;rn-context=np.example@gw.example;user=phone>" in invite(
+        assert "Contact: <sip:+886912345678;npdi;rn=D0402;rn-context=+886@gw.example;user=phone>" in invite(
             f"sip:+{PORTED}@192.0.2.20"
         )
 
