@@ -117,10 +117,19 @@ class Server:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(self.pid))
 
     def resident_bytes(self) -> tuple[int, int]:
-        """Memory of its own, and pages of files that it has mapped."""
-        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        kib = {line.partition(":")[0]: int(line.split()[1]) for line in status if line.startswith("Rss")}
-        return 1024 * (kib["RssAnon"] + kib["RssShmem"]), 1024 * kib["RssFile"]
+        """Memory of its own and of the processes that it started, shared pages once; and pages of files that it has
+        mapped itself."""
+        own = 0
+        for pid in {task.parent.parent for task in _tasks(self.pid)}:
+            shares = _kib(pid / "smaps_rollup", "Pss_")
+            own += shares["Pss_Anon"] + shares["Pss_Shmem"]
+        return 1024 * own, 1024 * _kib(Path(f"/proc/{self.pid}/status"), "Rss")["RssFile"]
+
+
+def _kib(file: Path, prefix: str) -> dict[str, int]:
+    """Figures in kB of a file under /proc, by their names."""
+    lines = file.read_text().splitlines()
+    return {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.startswith(prefix)}
 
 
 def _tasks(pid: int) -> Iterator[Path]:

@@ -126,6 +126,9 @@ class Plan:
     def covers(self, digits: bytes) -> bool:
         """Whether the number starts with the country code. digits: as `digits` gave them."""
 
+    def is_incomplete(self, digits: bytes) -> bool:
+        """Whether it is shorter than any number that can be ported; see `numbering.Plan`. digits: as from `digits`."""
+
 class EnumProfile:
     """How a client is answered by ENUM; shared with the workers."""
 
@@ -149,7 +152,20 @@ class EnumProfile:
 class SipProfile:
     """How a client is answered by SIP; shared with the workers."""
 
-    def __new__(cls) -> SipProfile: ...
+    def __new__(
+        cls,
+        *,
+        status: int,
+        form: str,
+        npdi: str,
+        domain: str,
+        unported: str,
+        rn_context: str,
+        cic_context: str,
+        unmapped_routing_number: str,
+        tell: bool,
+    ) -> SipProfile:
+        """See `profiles.SipSettings`. Raises ValueError for a form, or an unported, that there is not."""
 
 class ClientRule(Protocol):
     """One entry of the clients list."""
@@ -258,8 +274,12 @@ class UdpServer:
         *,
         legacy: bool = True,
         unmapped_carrier_id: int = 1000,
+        tag_seed: int = 0,
     ) -> None:
-        """sockets: descriptors of bound sockets, one a worker; duplicated, the caller closes its own."""
+        """sockets: descriptors of bound sockets, one a worker; duplicated, the caller closes its own.
+
+        tag_seed: of SIP's To tags, 64 random bits.
+        """
 
     def stop(self) -> None:
         """Answer what has arrived, then end the workers."""
@@ -285,7 +305,10 @@ class Responder:
         tells_errors: bool,
         legacy: bool = True,
         unmapped_carrier_id: int = 1000,
-    ) -> None: ...
+        tag_seed: int = 0,
+    ) -> None:
+        """tells_errors: by the rules of TCP."""
+
     def begin(self, now: int) -> None:
         """Take over the newest terms and pin the newest state. now: Unix seconds."""
 
@@ -294,6 +317,9 @@ class Responder:
 
     def respond(self, message: bytes, client: int, now_ns: int, host: str, port: int) -> bytes | None:
         """The reply to one message, None for silence. client: its place in the clients list. host, port: whence."""
+
+    def reply_port(self) -> int:
+        """Where over UDP the last reply goes instead of where its question came from; 0 = there."""
 
     def respond_many(self, messages: list[bytes], client: int, now_ns: int, host: str, port: int) -> list[bytes | None]:
         """The replies to many messages of one client."""
@@ -314,12 +340,13 @@ class LoadControl:
         """Queries sent, received and lost until a moment ago."""
 
 class LoadAsked(TypedDict):
-    """What to ask. window and rate: one of them is 0. numbers: a file's path; None = first to last."""
+    """What to ask. window and rate: one of them is 0. numbers: a file's path; None = first to last. apex: of enum."""
 
     host: str
     port: int
     tcp: bool
     dialect: str
+    apex: str
     numbers: str | None
     first: int
     last: int

@@ -63,7 +63,7 @@ class Daemon:
         if engine_name == "native":
             from lookupd.fastpath.native import NativePath
 
-            return NativePath(self.engine, self.metrics, self.config.engine.workers)
+            return NativePath(self.engine, self.metrics, self.config.engine.workers, self.tag_seed)
         return PythonPath(self.engine, self.metrics, self.begin_batch, self.tag_seed)
 
     def _take_clients(self, config: Config) -> Access:

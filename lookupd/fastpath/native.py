@@ -25,7 +25,7 @@ from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
-from lookupd.profiles import EnumSettings
+from lookupd.profiles import EnumSettings, SipSettings
 from lookupd.store.reader import Reader
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
 
@@ -78,11 +78,12 @@ class NativePath:
 
     name = "native"
 
-    def __init__(self, engine: Engine, metrics: Metrics, threads: int) -> None:
-        """threads: workers a listener."""
+    def __init__(self, engine: Engine, metrics: Metrics, threads: int, tag_seed: int) -> None:
+        """threads: workers a listener. tag_seed: of SIP's To tags, 64 random bits."""
         self._engine = engine
         self._metrics = metrics
         self._threads = threads
+        self._tag_seed = tag_seed
         nobody = NativeAccess(())
         self._service = _native.Service(None, _plan(engine.plan), engine.stale_after, nobody.native)
         self._frames: dict[str, _native.Responder] = {}
@@ -115,6 +116,7 @@ class NativePath:
                 [sock.fileno() for sock in sockets],
                 legacy=config.pdb.legacy,
                 unmapped_carrier_id=config.pdb.unmapped_carrier_id,
+                tag_seed=self._tag_seed,
             )
         except OSError as error:  # no thread or descriptor left: the workers that were there have ended
             close_all(sockets)
@@ -127,7 +129,11 @@ class NativePath:
         responder = self._frames.get(dialect)
         if responder is None:
             responder = _native.Responder(
-                self._service, dialect, answer_bytes_max=NPQ_FRAME_BYTES_MAX, tells_errors=True
+                self._service,
+                dialect,
+                answer_bytes_max=NPQ_FRAME_BYTES_MAX,
+                tells_errors=True,
+                tag_seed=self._tag_seed,
             )
             self._frames[dialect] = responder
             self._metrics.add_native(dialect, "tcp", responder)
@@ -174,7 +180,22 @@ def native_rule(client: ClientSettings) -> NativeRule:
         client.queries_per_prefix,
         [str(ip_network(source)) for source in client.sources],
         _enum_profile(msgspec.json.encode(client.enum)),
-        _native.SipProfile(),
+        _sip_profile(client.sip),
+    )
+
+
+@lru_cache(maxsize=64)
+def _sip_profile(settings: SipSettings) -> _native.SipProfile:
+    return _native.SipProfile(
+        status=settings.status,
+        form=settings.form,
+        npdi=settings.npdi,
+        domain=settings.domain,
+        unported=settings.unported,
+        rn_context=settings.rn_context,
+        cic_context=settings.cic_context,
+        unmapped_routing_number=settings.unmapped_routing_number,
+        tell=settings.tell,
     )
 
 

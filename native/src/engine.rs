@@ -229,6 +229,11 @@ impl Engine {
         self.terms.plan.digits(dialled)
     }
 
+    /// Whether a located number is shorter than any of this country that can be ported.
+    pub fn is_incomplete(&self, located: &Located<'_>) -> bool {
+        located.digits.as_ref().is_some_and(|digits| self.terms.plan.is_incomplete(digits))
+    }
+
     /// Find the number's block and have the processor fetch it.
     pub fn locate(&self, digits: Option<Digits>) -> Located<'_> {
         let block = match (&self.reader, &digits) {

@@ -155,6 +155,13 @@ impl Plan {
             || (!digits.starts_with(&self.country_code) && digits.len() < E164_DIGITS_MAX)
     }
 
+    /// Whether a number of this country is of no kind because it is shorter than any that can be ported.
+    pub fn is_incomplete(&self, digits: &Digits) -> bool {
+        let has_portable = |levels: &Vec<Level>| levels.iter().any(|level| level.heads.iter().any(|head| head.1));
+        let shortest = self.levels.iter().position(has_portable).unwrap_or(0);
+        usize::from(digits.length) < shortest && self.covers(digits) && self.portable(digits).is_none()
+    }
+
     /// Whether the number starts with this plan's country code.
     #[inline]
     pub fn covers(&self, digits: &Digits) -> bool {

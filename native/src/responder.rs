@@ -15,8 +15,10 @@ use crate::plan::Digits;
 use crate::protocols::{npq, pdb};
 
 mod enum_dns;
+mod sip;
 
 pub use enum_dns::Enum;
+pub use sip::Sip;
 
 /// Blocks of a batch query that are on their way to the processor at a time: 32 kB, which its nearest cache holds.
 const NUMBERS_AHEAD: usize = 16;
@@ -221,9 +223,22 @@ pub fn respond<D: Dialect>(
     now_ns: u64,
     out: &mut Vec<u8>,
 ) -> Result<Told, Silence> {
+    respond_to(dialect, engine, message, asker, now_ns, out).map(|(told, _)| told)
+}
+
+/// The same, and where over UDP the reply goes instead of the port that the message came from.
+pub fn respond_to<D: Dialect>(
+    dialect: &D,
+    engine: &Engine,
+    message: &[u8],
+    asker: Asker<'_>,
+    now_ns: u64,
+    out: &mut Vec<u8>,
+) -> Result<(Told, Option<u16>), Silence> {
     let question = dialect.read(message, asker, now_ns)?;
     let located = engine.locate(dialect.number(&question, engine));
-    dialect.reply(&question, &located, engine, out)
+    let told = dialect.reply(&question, &located, engine, out)?;
+    Ok((told, dialect.reply_port(&question)))
 }
 
 /// The pdb dialect: OK with a carrier id, `NOT_FOUND`, `NOT_NUMBER`, or silence rather than a doubtful answer.

@@ -33,7 +33,7 @@ def sample_messages() -> list[tuple[str, str]]:
     return pairs
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 def test_sample_messages_are_those_on_the_wire(loaded: Workbench) -> None:
     port, http_port = free_port(), free_port()
     settings = block("sbc.md", "lookupd.toml")

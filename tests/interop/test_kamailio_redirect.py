@@ -24,7 +24,7 @@ SETTINGS = block(PAGE, "lookupd.toml")
 SERVERS = block(PAGE, "lookupd.list")
 CONFIGURATION = block(PAGE, "kamailio-redirect.cfg")
 
-pytestmark = [pytest.mark.usefixtures("python_engine"), needs_kamailio]
+pytestmark = [pytest.mark.usefixtures("each_engine"), needs_kamailio]
 
 PATIENCE_MS = 2000
 """For lookupd on a busy machine; the page's own is for tests in which it is silent."""

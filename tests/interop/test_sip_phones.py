@@ -17,7 +17,7 @@ from tests.conftest import Workbench, free_port, wait_until
 from tests.interop.programs import Sipp, needs_sipp
 from tests.interop.sip_site import HELD, PORTED, PROFILE, UNALLOCATED, run_sip
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 PROBES = {
     "sip-options": ("sofia-sip-bin", ["--all", "--bind=sip:127.0.0.1:*;transport={transport}"], "{url}"),

@@ -16,7 +16,7 @@ from tests.conftest import Workbench, free_port, wait_until
 from tests.interop.programs import Calls, Server, Sipp, needs_sipp
 from tests.interop.sip_site import HELD, NO_RN, PORTED, PORTED_RN, PROFILE, UNALLOCATED, UNKNOWN, run_sip
 
-pytestmark = [pytest.mark.usefixtures("python_engine"), needs_sipp]
+pytestmark = [pytest.mark.usefixtures("each_engine"), needs_sipp]
 
 TRANSPORTS = {"udp": ["-t", "u1"], "tcp": ["-t", "t1"], "tcp_each": ["-t", "tn", "-max_socket", "50"]}
 """One socket, one connection, a connection for each call (at most 50: lookupd takes 64 of one address)."""

@@ -26,29 +26,38 @@ from lookupd import _native
 from lookupd.access import Client
 from lookupd.config import ClientSettings
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer, Responder
 from lookupd.fastpath.enum import EnumResponder
 from lookupd.fastpath.native import native_rule
+from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
+from lookupd.profiles import SipSettings
 from lookupd.store.reader import Reader
+from tests.parity import sip_messages
 from tests.parity.enum_messages import PROFILES
 from tests.parity.messages import Pool
 from tests.parity.stores import CONFIRMED_AT, PLANS, build_stores, copy_stores
 
 CHUNK = 20_000
 MAP = 1 << 30
-PEER = ("127.0.0.1", 5000)
+PEER: Peer = ("127.0.0.1", 5000)
 NOBODY = ClientSettings("somebody else", ("192.0.2.0/24",))
 
 NS = 1_000_000_000
 CLOCK_STEPS_NS = (0, 0, 1, 999_999, NS // 1000, NS // 3, NS // 3 + 1, NS // 2, NS - 1, NS, 5 * NS)
 
 
-SERVED = ("npq", "pdb", "enum")
+SERVED = ("npq", "pdb", "enum", "sip")
 """Dialects that both engines serve."""
+
+PEERS: dict[str, tuple[Peer, ...]] = {"npq": (PEER,), "pdb": (PEER,), "enum": (PEER,), "sip": sip_messages.PEERS}
+"""Who asks."""
+
+Reply = tuple[bytes | None, int]
+"""None = silence; and the port that it goes to over UDP, 0 = the one that asked."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -69,6 +78,8 @@ class Scenario(msgspec.Struct, frozen=True):
     queries_per_prefix: int
     enum: str
     """Of `enum_messages.PROFILES`."""
+    sip: SipSettings
+    tag_seed: int
 
 
 def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenario:
@@ -91,6 +102,8 @@ def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenar
         tells_errors=one(False, True),
         queries_per_prefix=one(*(0,) * 8, 1, 5, 1000),
         enum=one(*PROFILES),
+        sip=sip_messages.pick_settings(rng),
+        tag_seed=one(0, 1, (1 << 64) - 1, 0x0123_4567_89AB_CDEF),
     )
 
 
@@ -111,6 +124,7 @@ class Both:
             queries_per_second=scenario.queries_per_second,
             queries_per_prefix=scenario.queries_per_prefix,
             enum=PROFILES[scenario.enum],
+            sip=scenario.sip,
         )
         self.client = Client(settings, at=1)
         self.engine = Engine(plan, scenario.stale_after)
@@ -125,6 +139,10 @@ class Both:
             )
         elif scenario.dialect == "enum":
             self.python = EnumResponder(self.engine, self.counters, udp=not scenario.tells_errors)
+        elif scenario.dialect == "sip":
+            self.python = SipResponder(
+                self.engine, self.counters, udp=not scenario.tells_errors, tag_seed=scenario.tag_seed
+            )
         else:
             self.python = NpqResponder(
                 self.engine,
@@ -142,6 +160,7 @@ class Both:
             tells_errors=scenario.tells_errors,
             legacy=scenario.legacy,
             unmapped_carrier_id=scenario.unmapped_carrier_id,
+            tag_seed=scenario.tag_seed,
         )
 
     def begin(self, now: int) -> None:
@@ -149,12 +168,18 @@ class Both:
         self.engine.begin(UnixSeconds(now))
         self.native.begin(now)
 
-    def ask(self, messages: list[bytes], now_ns: int) -> tuple[list[bytes | None], list[bytes | None]]:
+    def ask(self, messages: list[bytes], now_ns: int, peer: Peer = PEER) -> tuple[list[Reply], list[Reply]]:
         """Python's replies and native ones."""
-        respond, client = self.python.respond, self.client
-        replies = [respond(message, client, now_ns, PEER) for message in messages]
-        self.python.settle()
-        return replies, self.native.respond_many(messages, 1, now_ns, *PEER)
+        python, native, client = self.python, self.native, self.client
+        ours: list[Reply] = []
+        for message in messages:
+            reply = python.respond(message, client, now_ns, peer)
+            ours.append((reply, python.reply_port if reply is not None else 0))
+        python.settle()
+        if python.counters.dialect != "sip":
+            return ours, [(reply, 0) for reply in native.respond_many(messages, 1, now_ns, peer[0], peer[1])]
+        theirs = [(native.respond(message, 1, now_ns, peer[0], peer[1]), native.reply_port()) for message in messages]
+        return ours, theirs
 
     def counts(self) -> tuple[dict[str, object], dict[str, object]]:
         """What each has counted."""
@@ -213,12 +238,13 @@ class Opened:
         scenario = pick(rng, self.dialects)
         both = self.both(scenario)
         messages = self.pools[scenario.dialect].take(rng, count)
-        for now, now_ns, batch in batches(rng, scenario, messages):
+        for now, now_ns, peer, batch in batches(rng, scenario, messages):
             both.begin(now)
-            ours, theirs = both.ask(batch, now_ns)
+            ours, theirs = both.ask(batch, now_ns, peer)
             if ours != theirs:
                 found = next(
-                    f"asked {message.hex()}\npython {shown(one)}\nnative {shown(other)}\nnow {now}, clock {now_ns} ns"
+                    f"asked {message.hex()} by {peer}\npython {shown(one)}\nnative {shown(other)}\n"
+                    f"now {now}, clock {now_ns} ns"
                     for message, one, other in zip(batch, ours, theirs, strict=True)
                     if one != other
                 )
@@ -249,20 +275,24 @@ class Opened:
 
 def batches(
     rng: np.random.Generator, scenario: Scenario, messages: list[bytes]
-) -> Iterator[tuple[int, int, list[bytes]]]:
-    """The messages in batches, the clocks going on between them."""
+) -> Iterator[tuple[int, int, Peer, list[bytes]]]:
+    """The messages in batches, each from one peer, the clocks going on between them."""
+    peers = PEERS[scenario.dialect]
     now, now_ns, at = scenario.now, scenario.clock_ns, 0
     while at < len(messages):
         size = int(rng.choice((1, 7, 32, 200, 1000)))
-        yield now, min(now_ns, (1 << 64) - 1), messages[at : at + size]
+        peer = peers[int(rng.integers(len(peers)))]
+        yield now, min(now_ns, (1 << 64) - 1), peer, messages[at : at + size]
         at += size
         now_ns += int(rng.choice(CLOCK_STEPS_NS))
         now += int(rng.choice((0, 0, 0, 1, 1000)))
 
 
-def shown(reply: bytes | None) -> str:
+def shown(reply: Reply) -> str:
     """For people."""
-    return "silence" if reply is None else reply.hex()
+    message, port = reply
+    text = "silence" if message is None else message.hex()
+    return f"{text} to port {port}" if port else text
 
 
 def prepare(folder: Path, seed: int) -> None:

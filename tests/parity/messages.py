@@ -19,6 +19,7 @@ from lookupd.limits import DATAGRAM_BYTES_MAX
 from lookupd.model import TN
 from lookupd.protocols import npq, pdb
 from tests.parity.enum_messages import large_enum, valid_enum
+from tests.parity.sip_messages import SIP_INTERESTING, large_sip, odd_sip, valid_sip
 from tests.parity.stores import some_numbers
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "protocols"
@@ -230,7 +231,7 @@ INTERESTING = np.array(
 )  # fmt: skip
 
 
-HEAVY_SHARES = {"npq": 1 / 1500, "pdb": 1 / 30, "enum": 1 / 100}
+HEAVY_SHARES = {"npq": 1 / 1500, "pdb": 1 / 30, "enum": 1 / 100, "sip": 1 / 40}
 
 
 class Pool:
@@ -249,12 +250,16 @@ class Pool:
         elif dialect == "enum":
             light = [valid_enum(rng, numbers) for _ in range(12_000)] + [valid_npq(rng, numbers) for _ in range(150)]
             heavy = [large_enum(rng, numbers) for _ in range(400)] + [rng.randbytes(DATAGRAM_BYTES_MAX)]
+        elif dialect == "sip":
+            light = [valid_sip(rng, numbers) for _ in range(9000)] + [odd_sip(rng, numbers) for _ in range(9000)]
+            heavy = [large_sip(rng, numbers) for _ in range(600)] + [rng.randbytes(9000)]
         else:
             light = [valid_pdb(rng, numbers) for _ in range(6000)] + [valid_npq(rng, numbers) for _ in range(150)]
             heavy = [large_pdb(rng, numbers) for _ in range(400)] + [rng.randbytes(DATAGRAM_BYTES_MAX)]
         light += [example for example in examples if len(example) < 300] * 2
         heavy += [example for example in examples if len(example) >= 300]
         self.heavy_share = HEAVY_SHARES[dialect]
+        self._interesting = SIP_INTERESTING if dialect == "sip" else INTERESTING
         self._light = len(light)
         every = light + heavy
         self._bytes = np.frombuffer(b"".join(every), dtype=np.uint8)
@@ -270,7 +275,7 @@ class Pool:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         data = self._bytes[np.repeat(self._starts[picks] - starts, lengths) + np.arange(int(ends[-1]))]
-        _change_bytes(rng, data, starts, lengths)
+        _change_bytes(rng, data, starts, lengths, self._interesting)
         _cut(rng, ends, lengths)
         raw = data.tobytes()
         found = [raw[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
@@ -279,7 +284,11 @@ class Pool:
 
 
 def _change_bytes(
-    rng: np.random.Generator, data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    rng: np.random.Generator,
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    interesting: NDArray[np.uint8],
 ) -> None:
     """Flip bits, put other bytes; in the first bytes, which say what the others mean, half of the time."""
     touched = rng.integers(0, len(starts), len(starts) // 2)
@@ -289,7 +298,7 @@ def _change_bytes(
     places = starts[touched] + (rng.random(len(touched)) * room).astype(np.int64)
     flips, puts, counts = np.array_split(places, 3)
     data[flips] ^= np.left_shift(1, rng.integers(0, 8, len(flips))).astype(np.uint8)
-    data[puts] = rng.choice(INTERESTING, len(puts))
+    data[puts] = rng.choice(interesting, len(puts))
     data[counts] += rng.choice(np.array([1, 255, 2], dtype=np.uint8), len(counts))
 
 

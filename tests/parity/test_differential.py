@@ -15,13 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookupd.fastpath import native_missing
+from lookupd.fastpath.batch import Peer
 
 if missing := native_missing():
     pytest.skip(missing, allow_module_level=True)
 
-from lookupd.model import Outcome
-from lookupd.protocols import dns, enum_dns, npq, pdb
-from tests.parity import differential, enum_messages
+from lookupd.model import TN, Outcome
+from lookupd.profiles import SipSettings
+from lookupd.protocols import dns, enum_dns, npq, pdb, sip
+from tests.parity import differential, enum_messages, sip_messages
 from tests.parity.differential import Opened, Scenario, pick
 from tests.parity.stores import BLOCKS, CONFIRMED_AT, PLANS, RANGES
 
@@ -52,13 +54,14 @@ def test_ten_million_messages_are_answered_alike(capsys: pytest.CaptureFixture[s
 def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     """The messages are worth asking: what they never reach is not compared."""
     met: dict[str, set[str]] = {dialect: set() for dialect in differential.SERVED}
-    for chunk in range(90):
+    for chunk in range(120):
         rng = np.random.default_rng([1, chunk])
         scenario = pick(rng)
         both = opened.both(scenario)
-        for now, now_ns, batch in differential.batches(rng, scenario, opened.pools[scenario.dialect].take(rng, 5000)):
+        messages = opened.pools[scenario.dialect].take(rng, 5000)
+        for now, now_ns, peer, batch in differential.batches(rng, scenario, messages):
             both.begin(now)
-            both.ask(batch, now_ns)
+            both.ask(batch, now_ns, peer)
         counts = both.counts()[1]
         for name in ("answered", "refused", "dropped", "unreadable", "odd", "other"):
             counted: Any = counts[name]
@@ -69,6 +72,7 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     }
     assert met["npq"] == answered | {"answered 4", "refused 1", "dropped 0", "dropped 1", "dropped 5", "unreadable 0"}
     assert met["enum"] == met["npq"] - {"dropped 5"} | {"other 0"}
+    assert met["sip"] == met["npq"] | {"other 0"}
     assert met["pdb"] == answered | {"refused 1", "odd 0", *(f"dropped {at}" for at in (0, 1, 2, 4)), "unreadable 0"}
 
 
@@ -77,6 +81,7 @@ def test_difference_is_found_and_can_be_seen_again(opened: Opened, monkeypatch: 
     if fault == "a byte":
         monkeypatch.setattr(npq, "FLAG_RESTRICTED", 2)
         monkeypatch.setattr(enum_dns, "REFRESH", 3601)
+        monkeypatch.setattr(sip, "ALLOW", b"Allow: INVITE")
     elif fault == "a silence":
         monkeypatch.setattr(pdb, "PDB_MESSAGE_BYTES_MAX", 254)
         monkeypatch.setattr(npq, "NPQ_NUMBERS_MAX", 999)
@@ -153,6 +158,12 @@ pdb_messages = st.one_of(
     texts.map(str.encode),
     st.integers(240, 260).map(lambda digits: b"9" * digits),
 )
+sip_requests = st.builds(
+    sip_messages.request,
+    st.randoms(use_true_random=False),
+    st.just([TN(number) for number in NUMBERS]),
+    st.sampled_from([0.0, 0.05, 0.3]),
+)
 
 
 @st.composite
@@ -180,6 +191,19 @@ scenarios = st.builds(
     tells_errors=st.booleans(),
     queries_per_prefix=st.sampled_from([0, 0, 1]),
     enum=st.sampled_from(list(enum_messages.PROFILES)),
+    sip=st.builds(
+        SipSettings,
+        status=st.sampled_from([301, 302]),
+        form=st.sampled_from(["rn", "replace", "prefix"]),
+        npdi=st.sampled_from(["npdi", "npdi=yes"]),
+        domain=st.sampled_from(["", "gw.example:5060"]),
+        unported=st.sampled_from(["npdi", "rn", "unknown"]),
+        rn_context=st.sampled_from(["", "+886"]),
+        cic_context=st.sampled_from(["", "np.example"]),
+        unmapped_routing_number=st.sampled_from(["", "D9990"]),
+        tell=st.booleans(),
+    ),
+    tag_seed=st.sampled_from([0, 1, (1 << 64) - 1]),
 )
 
 
@@ -187,15 +211,22 @@ scenarios = st.builds(
 @given(
     scenario=scenarios,
     batch=st.lists(
-        st.one_of(changed(npq_messages), changed(pdb_messages), changed(dns_messages), st.binary(max_size=40)),
+        st.one_of(
+            changed(npq_messages),
+            changed(pdb_messages),
+            changed(dns_messages),
+            changed(sip_requests),
+            st.binary(max_size=40),
+        ),
         min_size=1,
         max_size=4,
     ),
+    peer=st.sampled_from(differential.PEERS["sip"]),
 )
-def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch: list[bytes]) -> None:
+def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch: list[bytes], peer: Peer) -> None:
     both = opened.both(scenario)
     both.begin(scenario.now)
-    ours, theirs = both.ask(batch, scenario.clock_ns)
+    ours, theirs = both.ask(batch, scenario.clock_ns, peer)
     assert ours == theirs
     ours_counted, theirs_counted = both.counts()
     assert ours_counted == theirs_counted

@@ -532,6 +532,7 @@ def test_stream_needs_content_length_and_bounds_it(tcp: Asked) -> None:
     assert tcp.ask(request()).status == 302
     assert tcp.ask(request(length=None)).status == 400
     head = len(request(length="65000"))
+    assert tcp.ask(request(body="x" * (SIP_MESSAGE_BYTES_MAX - head))).status == 302
     over = request(length=str(SIP_MESSAGE_BYTES_MAX - head + 1))
     reply = tcp.ask(over)
     assert (reply.status, reply.reason) == (513, "Message Too Large")
@@ -810,6 +811,7 @@ def test_single_line_end_does_not_start_a_message() -> None:
         request(length="x"),
         request(more=("l: 0",)),
         request(more=("X: y",) * SIP_LINES_MAX),
+        request(more=("l: 0", *("X: y",) * SIP_LINES_MAX), length=None),
         request(length=str(SIP_MESSAGE_BYTES_MAX)),
         b"\r\rgarbage\n\n",
         b"SIP/2.0 200 OK\r\n\r\n",

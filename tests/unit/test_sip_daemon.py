@@ -14,7 +14,7 @@ from lookupd.observe.counters import UNKNOWN_CLIENT
 from tests.conftest import Served, Workbench, serve
 from tests.sip_calls import NUMBER, read_reply, request
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 LISTEN = 'sip = ["udp://127.0.0.1:0", "tcp://127.0.0.1:0"]\nhttp = "http://127.0.0.1:0"'
 VIA_TCP = "SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK-1"
@@ -291,3 +291,16 @@ async def test_metrics_tell_of_sip(loaded: Workbench) -> None:
         async with session.get(f"http://127.0.0.1:{served.port('http', 'http')}/metrics") as reply:
             text = await reply.text()
         assert 'lookupd_queries_answered_total{dialect="sip",outcome="ported",transport="udp"} 1.0' in text
+
+
+async def test_profile_is_taken_over_without_a_restart(loaded: Workbench) -> None:
+    path = loaded.config(listen=LISTEN)
+    async with serve(path) as served:
+        port = served.port("sip", "udp")
+        stream = await Stream.to(served)
+        assert await stream.ask(request(via=VIA_TCP)) == 302
+        loaded.config('[sip]\nstatus = 301\n[[client]]\nname = "a"\nsources = ["127.0.0.1/32"]', LISTEN)
+        assert await served.daemon.reload()
+        assert read_reply(await ask_udp(port, request())).status == 301
+        assert await stream.ask(request(via=VIA_TCP)) == 301
+        stream.close()

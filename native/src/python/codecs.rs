@@ -51,6 +51,10 @@ impl Plan {
     fn covers(&self, digits: &[u8]) -> PyResult<bool> {
         Ok(self.inner.covers(&self.number(digits)?))
     }
+
+    fn is_incomplete(&self, digits: &[u8]) -> PyResult<bool> {
+        Ok(self.inner.is_incomplete(&self.number(digits)?))
+    }
 }
 
 /// How a client is answered by ENUM.
@@ -121,8 +125,40 @@ pub struct SipProfile {
 #[pymethods]
 impl SipProfile {
     #[new]
-    fn new() -> Self {
-        Self { inner: Arc::default() }
+    #[pyo3(signature = (*, status, form, npdi, domain, unported, rn_context, cic_context, unmapped_routing_number, tell))]
+    #[allow(clippy::too_many_arguments)] // one for each setting
+    fn new(
+        status: u16,
+        form: &str,
+        npdi: String,
+        domain: String,
+        unported: &str,
+        rn_context: String,
+        cic_context: String,
+        unmapped_routing_number: String,
+        tell: bool,
+    ) -> PyResult<Self> {
+        let refuse = |setting, value| Err(PyValueError::new_err(format!("{setting} {value:?}")));
+        let inner = sip::Profile {
+            is_permanent: status == 301,
+            form: match form {
+                "rn" => sip::Form::Parameter,
+                "replace" => sip::Form::Replace,
+                "prefix" => sip::Form::Prefix,
+                _ => return refuse("form", form),
+            },
+            unported: match unported {
+                "npdi" => Unported::Npdi,
+                "rn" => Unported::RoutingNumber,
+                "unknown" => Unported::Unknown,
+                _ => return refuse("unported", unported),
+            },
+            domain,
+            parameters: Parameters { npdi, rn_context, cic_context },
+            unmapped_routing_number: (!unmapped_routing_number.is_empty()).then_some(unmapped_routing_number),
+            tells_version: tell,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
-use crate::responder::{Asker, Dialect, Enum, Npq, Pdb, Tally, respond};
+use crate::responder::{Asker, Dialect, Enum, Npq, Pdb, Sip, Tally, respond_to};
 use crate::udp::server::{Server, join};
 use crate::udp::sys::duplicate;
 
@@ -89,14 +89,16 @@ enum AnyDialect {
     Npq(Npq),
     Pdb(Pdb),
     Enum(Enum),
+    Sip(Sip),
 }
 
 impl AnyDialect {
-    fn new(name: &str, answer_bytes_max: usize, tells_errors: bool, pdb: Pdb) -> PyResult<AnyDialect> {
+    fn new(name: &str, answer_bytes_max: usize, tells_errors: bool, pdb: Pdb, sip: Sip) -> PyResult<AnyDialect> {
         match name {
             "npq" => Ok(AnyDialect::Npq(Npq { answer_bytes_max, tells_errors })),
             "pdb" => Ok(AnyDialect::Pdb(pdb)),
             "enum" => Ok(AnyDialect::Enum(Enum { over_udp: !tells_errors })),
+            "sip" => Ok(AnyDialect::Sip(sip)),
             _ => Err(PyValueError::new_err(format!("{name}: not a dialect of the native engine"))),
         }
     }
@@ -112,13 +114,14 @@ pub struct PyUdpServer {
 impl PyUdpServer {
     /// sockets: descriptors of bound sockets, one a worker; they are duplicated, the caller closes its own.
     #[new]
-    #[pyo3(signature = (service, dialect, sockets, *, legacy = true, unmapped_carrier_id = 1000))]
+    #[pyo3(signature = (service, dialect, sockets, *, legacy = true, unmapped_carrier_id = 1000, tag_seed = 0))]
     fn new(
         service: &PyService,
         dialect: &str,
         sockets: Vec<RawFd>,
         legacy: bool,
         unmapped_carrier_id: u16,
+        tag_seed: u64,
     ) -> PyResult<PyUdpServer> {
         let owned = sockets.into_iter().map(duplicate).collect::<Result<Vec<_>, _>>()?;
         let name = format!("udp-{dialect}");
@@ -127,10 +130,12 @@ impl PyUdpServer {
             NPQ_DATAGRAM_ANSWER_BYTES_MAX,
             false,
             Pdb { legacy, unmapped_carrier_id },
+            Sip { over_tcp: false, tag_seed },
         )? {
             AnyDialect::Npq(npq) => Server::start(&name, &service.inner, &npq, owned),
             AnyDialect::Pdb(pdb) => Server::start(&name, &service.inner, &pdb, owned),
             AnyDialect::Enum(enum_) => Server::start(&name, &service.inner, &enum_, owned),
+            AnyDialect::Sip(sip) => Server::start(&name, &service.inner, &sip, owned),
         };
         Ok(PyUdpServer { server: Mutex::new(server.map_err(PyOSError::new_err)?) })
     }
@@ -177,12 +182,17 @@ struct Inner {
     tally: Tally,
     total: Counts,
     reply: Vec<u8>,
+    /// Of the last reply.
+    reply_port: u16,
 }
 
 #[pymethods]
 impl PyResponder {
     #[new]
-    #[pyo3(signature = (service, dialect, *, answer_bytes_max, tells_errors, legacy = true, unmapped_carrier_id = 1000))]
+    #[pyo3(signature = (
+        service, dialect, *, answer_bytes_max, tells_errors, legacy = true, unmapped_carrier_id = 1000, tag_seed = 0,
+    ))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn new(
         service: &PyService,
         dialect: &str,
@@ -190,10 +200,14 @@ impl PyResponder {
         tells_errors: bool,
         legacy: bool,
         unmapped_carrier_id: u16,
+        tag_seed: u64,
     ) -> PyResult<PyResponder> {
-        let dialect = AnyDialect::new(dialect, answer_bytes_max, tells_errors, Pdb { legacy, unmapped_carrier_id })?;
+        let pdb = Pdb { legacy, unmapped_carrier_id };
+        let sip = Sip { over_tcp: tells_errors, tag_seed };
+        let dialect = AnyDialect::new(dialect, answer_bytes_max, tells_errors, pdb, sip)?;
         let engine = Engine::new(Arc::clone(&service.inner));
-        let inner = Inner { dialect, engine, tally: Tally::default(), total: Counts::default(), reply: Vec::new() };
+        let (tally, total) = (Tally::default(), Counts::default());
+        let inner = Inner { dialect, engine, tally, total, reply: Vec::new(), reply_port: 0 };
         Ok(PyResponder { inner: Mutex::new(inner) })
     }
 
@@ -220,6 +234,11 @@ impl PyResponder {
         let mut inner = self.locked();
         let replied = inner.respond(message, client, now_ns, SocketAddr::new(parse_host(host)?, port))?;
         Ok(replied.then(|| PyBytes::new(python, &inner.reply)))
+    }
+
+    /// Where over UDP the last reply goes instead of where its question came from; 0 = there.
+    fn reply_port(&self) -> u16 {
+        self.locked().reply_port
     }
 
     /// The replies to many messages of one client.
@@ -256,7 +275,7 @@ impl PyResponder {
 impl Inner {
     /// Whether there is a reply; it is in `reply` then.
     fn respond(&mut self, message: &[u8], client: usize, now_ns: u64, peer: SocketAddr) -> PyResult<bool> {
-        let Inner { dialect, engine, tally, total, reply } = self;
+        let Inner { dialect, engine, tally, total, reply, reply_port } = self;
         reply.clear();
         if client >= engine.clients().len() {
             return Err(PyValueError::new_err(format!("client {client}: there are {}", engine.clients().len())));
@@ -267,14 +286,17 @@ impl Inner {
             AnyDialect::Enum(enum_) => {
                 (Enum::INDEX, answer(enum_, engine, message, client, peer, now_ns, reply, tally))
             }
+            AnyDialect::Sip(sip) => (Sip::INDEX, answer(sip, engine, message, client, peer, now_ns, reply, tally)),
         };
         total.add(&tally.counts);
         tally.counts = Counts::default();
         engine.usage().add(client, dialect_at, &mut tally.usage);
-        Ok(replied)
+        *reply_port = replied.unwrap_or(0);
+        Ok(replied.is_some())
     }
 }
 
+/// Where the reply goes, 0 = where the message came from; None for silence.
 #[allow(clippy::too_many_arguments)] // the parts of `Inner`, borrowed one by one
 fn answer<D: Dialect>(
     dialect: &D,
@@ -285,17 +307,17 @@ fn answer<D: Dialect>(
     now_ns: u64,
     reply: &mut Vec<u8>,
     tally: &mut Tally,
-) -> bool {
+) -> Option<u16> {
     let asker = Asker { client: engine.clients().client(client), peer };
-    match respond(dialect, engine, message, asker, now_ns, reply) {
+    match respond_to(dialect, engine, message, asker, now_ns, reply) {
         // Sent in the same moment as far as this can tell: only UDP's workers measure.
-        Ok(told) => {
+        Ok((told, port)) => {
             told.count(tally, Some(0));
-            true
+            Some(port.unwrap_or(0))
         }
         Err(silence) => {
             silence.count(tally);
-            false
+            None
         }
     }
 }

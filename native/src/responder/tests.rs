@@ -18,7 +18,7 @@ const PDB: Pdb = Pdb { legacy: true, unmapped_carrier_id: 1000 };
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// 886912345001 is ported to a mapped network, 002 to one that has no carrier id, 003 is not; 886912346... is damaged.
-fn engine(with_store: bool) -> (tempfile::TempDir, Engine) {
+pub(super) fn engine(with_store: bool) -> (tempfile::TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     let store = with_store.then(|| {
         let entries = [(1, 1), (2, 2)];
@@ -129,7 +129,12 @@ fn batch(count: u16, number: &str) -> Vec<u8> {
 }
 
 /// What a message is told, and the bytes of its reply.
-fn tell<D: Dialect>(dialect: &D, engine: &Engine, message: &[u8], client: &Client) -> (Result<Told, Silence>, Vec<u8>) {
+pub(super) fn tell<D: Dialect>(
+    dialect: &D,
+    engine: &Engine,
+    message: &[u8],
+    client: &Client,
+) -> (Result<Told, Silence>, Vec<u8>) {
     let mut out = b"before".to_vec();
     let told = respond(
         dialect,
