@@ -58,7 +58,7 @@ class Reply(NamedTuple):
 
 
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9][0-9]) ([A-Za-z ]+)")
-_FIELD_LINE = re.compile(r"([A-Z][A-Za-z-]*): (\S|\S.*\S)", re.DOTALL)
+_FIELD_LINE = re.compile(r"([A-Z][A-Za-z-]*): ([^ \t]|[^ \t].*[^ \t])", re.DOTALL)
 
 
 def read_reply(reply: bytes | None) -> Reply:
