@@ -340,12 +340,13 @@ class LoadControl:
         """Queries sent, received and lost until a moment ago."""
 
 class LoadAsked(TypedDict):
-    """What to ask. window and rate: one of them is 0. numbers: a file's path; None = first to last."""
+    """What to ask. window and rate: one of them is 0. numbers: a file's path; None = first to last. apex: of enum."""
 
     host: str
     port: int
     tcp: bool
     dialect: str
+    apex: str
     numbers: str | None
     first: int
     last: int

@@ -21,14 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 from lookupd.config import Endpoint, parse_endpoint
-from lookupd.errors import LookupdError
-from lookupd.limits import NPQ_NUMBERS_MAX
+from lookupd.errors import ConfigError, LookupdError
+from lookupd.limits import DNS_NAME_BYTES_MAX, NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX
+from lookupd.profiles import EnumSettings, check_name
 
 if TYPE_CHECKING:
     from lookupd import _native
 
-IN_FLIGHT_MAX = {"npq": 1 << 22, "pdb": 65_535}
-"""Queries in flight on one socket: `pdb` has ids of 16 bits; those of `npq` are bounded by memory, 40 bytes each."""
+IN_FLIGHT_MAX = {"npq": 1 << 22, "pdb": 65_535, "enum": 65_535, "sip": 1 << 22}
+"""Queries in flight on one socket: `pdb` and DNS have ids of 16 bits; others are bounded by memory, 40 bytes each."""
+
+APEX_DEFAULT = EnumSettings().apexes[0]
+APEX_BYTES_MAX = DNS_NAME_BYTES_MAX - 2 * NUMBER_CHARS_MAX
+"""On the wire: with it a name has room for the longest number that a file may hold."""
 
 SOCKETS_MAX = 10_000
 SECONDS_DEFAULT = 10.0
@@ -56,13 +61,15 @@ class NotBuilt(LookupdError):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What to ask, and how. rate: queries a second over all sockets, an open loop; None = a closed loop of `window`.
 
-    numbers: a file, one a line, asked in its order; None = drawn evenly from `first` to `last` by `seed`.
-    batch: numbers in each query. gso: join queries that leave together, take answers joined.
+    numbers: a file, one a line, asked in its order and as they stand there; None = drawn evenly from `first` to `last`
+    by `seed`, and asked in the global form where a dialect has one.
+    apex: of enum. batch: numbers in each query. gso: join queries that leave together, take answers joined.
     seconds, count: whichever ends first; both None = SECONDS_DEFAULT. timeout: seconds until a query is lost.
     """
 
     server: str
-    dialect: Literal["npq", "pdb"] = "npq"
+    dialect: Literal["npq", "pdb", "enum", "sip"] = "npq"
+    apex: str = APEX_DEFAULT
     numbers: Path | None = None
     first: int = 0
     last: int = 0
@@ -95,8 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.numbers is None and not 0 < self.first <= self.last < 10**19:
             raise ValueError("numbers: a file of them, or a range whose end is not before its begin")
-        if self.dialect == "pdb" and (endpoint.transport == "tcp" or self.batch != 1):
-            raise ValueError("pdb: over UDP, one number a query")
+        self._check_dialect(endpoint)
         if not (1 <= self.threads <= self.sockets <= SOCKETS_MAX):
             raise ValueError(f"1 to {SOCKETS_MAX} sockets, and a thread for each at most")
         if not 1 <= self.batch <= NPQ_NUMBERS_MAX:
@@ -108,6 +114,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.count is not None and not 1 <= self.count <= COUNT_MAX:
             raise ValueError(f"count: 1 to {COUNT_MAX}")
         self._check_in_flight()
+
+    def _check_dialect(self, endpoint: Endpoint) -> None:
+        if self.dialect == "pdb" and (endpoint.transport == "tcp" or self.batch != 1):
+            raise ValueError("pdb: over UDP, one number a query")
+        if self.dialect != "npq" and self.batch != 1:
+            raise ValueError(f"{self.dialect}: one number a query")
+        if self.dialect == "enum":
+            try:
+                check_name("apex", self.apex.rstrip("."), APEX_BYTES_MAX)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        elif self.apex != APEX_DEFAULT:
+            raise ValueError(f"apex: {self.dialect} has none: it is of the dialect enum")
 
     def _check_in_flight(self) -> None:
         most = IN_FLIGHT_MAX[self.dialect]
@@ -150,7 +169,7 @@ class Report(msgspec.Struct, frozen=True):
     their moment, latencies count from it. window is None in an open loop, rate in a closed one. unsent: of the lost,
     those that the kernel did not take. late, duplicate, unknown: answers to queries given up, answered already, never
     asked. histogram: (largest of the bucket in ns, answers). behind_ns_max: how late after its moment a query of an
-    open loop left at most. cpu_seconds: of this side. stopped: ended early, by a signal.
+    open loop left at most. cpu_seconds: of this side. stopped: ended early, by a signal. apex: of enum, otherwise None.
     """
 
     server: str
@@ -182,6 +201,7 @@ class Report(msgspec.Struct, frozen=True):
     behind_ns_max: int
     cpu_seconds: float
     stopped: bool
+    apex: str | None = None
 
 
 def run(options: Options, progress: Progress | None = None) -> Report:
@@ -259,6 +279,7 @@ def _asked(options: Options) -> _native.LoadAsked:
         "port": endpoint.port,
         "tcp": endpoint.transport == "tcp",
         "dialect": options.dialect,
+        "apex": options.apex,
         "numbers": None if options.numbers is None else str(options.numbers),
         "first": options.first,
         "last": options.last,
@@ -307,6 +328,7 @@ def _report(options: Options, found: _native.LoadFound, stopped: bool) -> Report
         behind_ns_max=found["behind_ns_max"],
         cpu_seconds=found["cpu_ns"] / 1e9,
         stopped=stopped,
+        apex=options.apex if options.dialect == "enum" else None,
     )
 
 
@@ -322,7 +344,8 @@ def headline(report: Report) -> str:
     pace = f"window {report.window}" if report.loop == "closed" else f"{report.rate:,} a second"
     batch = f", {report.batch} numbers a query" if report.batch > 1 else ""
     sockets = "1 socket" if report.sockets == 1 else f"{report.sockets} sockets"
-    return f"{report.server} {report.dialect}: {report.loop} loop, {pace}, {sockets}{batch}, {report.seconds:.1f} s"
+    spoken = report.dialect if report.apex is None else f"{report.dialect} {report.apex}"
+    return f"{report.server} {spoken}: {report.loop} loop, {pace}, {sockets}{batch}, {report.seconds:.1f} s"
 
 
 def tables(report: Report) -> list[Table]:
@@ -364,6 +387,8 @@ def remarks(report: Report) -> list[str]:
             f"the client itself was up to {report.behind_ns_max / 1e6:.1f} ms behind its schedule: "
             f"part of the latency is its own"
         )
+    if report.outcomes.get("truncated"):
+        found.append("truncated answers hold no record: a switch would ask again over TCP, this tool does not")
     if report.lost:
         found.append("lost queries are in no latency figure")
     if report.gso and report.transport == "udp" and not report.offloads.gso:

@@ -340,7 +340,8 @@ def status(config: Path | None, store: Path | None, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--server", default=DEFAULT_SERVER, show_default=True, help="udp:// or tcp://.")
-@click.option("--dialect", type=click.Choice(["npq", "pdb"]), default="npq", show_default=True)
+@click.option("--dialect", type=click.Choice(["npq", "pdb", "enum", "sip"]), default="npq", show_default=True)
+@click.option("--apex", default="e164.arpa", show_default=True, help="Where the numbers' names lie (enum).")
 @click.option("--numbers", type=PATH, help="File of numbers, one a line, asked in its order and again.")
 @click.option("--range", "span", metavar="FIRST-LAST", help="Draw numbers evenly from a range instead.")
 @click.option("--seed", default=1, show_default=True, help="What is drawn: the same for the same seed.")
@@ -365,6 +366,8 @@ def bench(span: str | None, window: int | None, rate: int | None, as_json: bool,
     Examples: lookupd bench --range 886912000000-886912999999 --window 128 --gso
               lookupd bench --numbers asked.txt --rate 50000 --sockets 64 --seconds 30 --json
               lookupd bench --server udp://127.0.0.1:5574 --dialect pdb --numbers asked.txt
+              lookupd bench --server udp://127.0.0.1:53 --dialect enum --apex np.example --numbers asked.txt
+              lookupd bench --server tcp://127.0.0.1:5060 --dialect sip --numbers asked.txt
     """
     from lookupd.bench import Options, run, show
 

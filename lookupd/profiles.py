@@ -96,7 +96,7 @@ def check_enum(where: str, settings: EnumSettings) -> None:
     if len({name.lower() for name in settings.apexes}) < len(settings.apexes):
         raise ConfigError(f"{where}.apex: a name stands twice")
     for name in settings.apexes:
-        _check_name(f"{where}.apex", name, DNS_NAME_BYTES_MAX - 2 * E164_DIGITS_MAX)
+        check_name(f"{where}.apex", name, DNS_NAME_BYTES_MAX - 2 * E164_DIGITS_MAX)
     _check_nameservers(f"{where}.nameservers", settings)
     services = settings.services
     if not services or len(set(services)) < len(services) or not set(services) <= set(ENUM_SERVICES):
@@ -116,7 +116,7 @@ def check_enum(where: str, settings: EnumSettings) -> None:
 
 def _check_nameservers(where: str, settings: EnumSettings) -> None:
     for name, addresses in settings.nameservers.items():
-        _check_name(where, name.rstrip("."), DNS_NAME_BYTES_MAX)
+        check_name(where, name.rstrip("."), DNS_NAME_BYTES_MAX)
         for address in addresses:
             try:
                 ipaddress.ip_address(address)
@@ -159,6 +159,13 @@ def check_sip(where: str, settings: SipSettings) -> None:
     _check_domain(where, settings.domain)
 
 
+def check_name(where: str, name: str, bytes_max: int) -> None:
+    """name: without its last dot; bytes_max: of its wire form. Raises ConfigError."""
+    labels = name.split(".")
+    if not all(_LABEL.fullmatch(label) for label in labels) or len(name) + 2 > bytes_max:
+        raise ConfigError(f"{where}: {name[:80]!r} is no domain name of at most {bytes_max} bytes")
+
+
 def _check_form(where: str, form: NumberForm) -> None:
     for key, context in (("rn_context", form.rn_context), ("cic_context", form.cic_context)):
         if context and not _CONTEXT.fullmatch(context):
@@ -176,9 +183,3 @@ def _check_domain(where: str, domain: str) -> None:
             f"{where}.domain: {domain[:80]!r}: a host, perhaps with a port, such as gw.example:5060; "
             f"at most {URI_DOMAIN_CHARS_MAX} characters"
         )
-
-
-def _check_name(where: str, name: str, bytes_max: int) -> None:
-    labels = name.split(".")
-    if not all(_LABEL.fullmatch(label) for label in labels) or len(name) + 2 > bytes_max:
-        raise ConfigError(f"{where}: {name[:80]!r} is no domain name of at most {bytes_max} bytes")

@@ -14,6 +14,7 @@ from lookupd.config import ClientSettings
 from lookupd.errors import ConfigError, ProtocolError
 from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
 from lookupd.numbering import Kind, Plan, load_plan
+from lookupd.profiles import EnumSettings
 from lookupd.protocols import npq, pdb
 from tests.property.test_protocols import (
     answer_lists,
@@ -249,6 +250,43 @@ def test_prefix_decides_alike(rate: int, per_prefix: int, asked: list[tuple[str,
     for host, passed_ns in asked:
         now_ns += passed_ns
         assert clients.take(1, 1, now_ns, host) == access.clients[1].take(1, now_ns, host), (host, now_ns)
+
+
+# -- profiles --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"apexes": ["a..b"]}, "no domain name"),
+        ({"apexes": ["a" * 64]}, "no domain name"),
+        ({"nameservers": [("ns", ["192.0.2.256"])]}, "no address"),
+        ({"services": ["E2U+sip"]}, "not a service"),
+        ({"unported": "nothing"}, "unported"),
+        ({"tell": "loud"}, "tell"),
+    ],
+)
+def test_enum_profile_that_cannot_be_is_a_value_error(changed: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {
+        "apexes": ["np.example"], "services": ["E2U+pstn:tel"], "ttl": 60, "negative_ttl": 60, "domain": "",
+        "nameservers": [("ns.test", ["192.0.2.1", "fe80::1%eth0"])], "unported": "npdi", "rn_context": "",
+        "cic_context": "", "unmapped_routing_number": "", "tell": "no",
+    }  # fmt: skip
+    native.EnumProfile(**settings)
+    with pytest.raises(ValueError, match=message):
+        native.EnumProfile(**settings | changed)
+
+
+def test_clients_with_equal_settings_share_a_profile() -> None:
+    from lookupd.fastpath.native import native_rule
+
+    profiles = [
+        native_rule(
+            ClientSettings(name, (), enum=EnumSettings(ttl=ttl, nameservers={"ns.test": ("::1",)}))
+        ).enum_profile
+        for name, ttl in (("one", 60), ("two", 60), ("three", 61))
+    ]
+    assert profiles[0] is profiles[1] is not profiles[2]
 
 
 # -- npq -------------------------------------------------------------------------------------------------

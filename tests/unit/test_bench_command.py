@@ -15,6 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -24,6 +29,7 @@ from lookupd.bench import Options, Report, run
 from lookupd.cli import cli
 from lookupd.errors import LookupdError
 from lookupd.protocols import npq, pdb
+from lookupd.protocols.sip_message import read_request
 from tests.conftest import Workbench, free_port, run_cli, run_daemon
 
 native = pytest.importorskip("lookupd._native", reason="the native module is not built here")
@@ -53,6 +59,26 @@ class Served:
 @pytest.fixture
 def served(loaded: Workbench) -> Iterator[Served]:
     found = Served(loaded)
+    with run_daemon(found.config):
+        yield found
+
+
+class SwitchServed:
+    """A daemon in a process of its own that serves what switches speak."""
+
+    def __init__(self, workbench: Workbench, profiles: str = '[enum]\napex = "np.example"') -> None:
+        self.ports = {"enum": free_port(), "sip": free_port()}
+        self.config = workbench.config(
+            profiles,
+            listen="\n".join(
+                f'{name} = ["udp://127.0.0.1:{port}", "tcp://127.0.0.1:{port}"]' for name, port in self.ports.items()
+            ),
+        )
+
+
+@pytest.fixture
+def served_as_switches_ask(loaded: Workbench, python_engine: None) -> Iterator[SwitchServed]:
+    found = SwitchServed(loaded)
     with run_daemon(found.config):
         yield found
 
@@ -177,6 +203,52 @@ def test_pdb_outcomes_are_its_codes(served: Served, tmp_path: Path) -> None:
     assert report.outcomes == {"ok": 200, "not_found": 200, "not_number": 100, "echoed": 0}
 
 
+@pytest.mark.parametrize("dialect", ["enum", "sip"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"gso": True, "window": 20},
+        {"sockets": 4, "threads": 2, "window": 1},
+        {"transport": "tcp"},
+        {"transport": "tcp", "sockets": 4, "threads": 2},
+        {"rate": 1000},
+        {"transport": "tcp", "rate": 1000},
+    ],
+    ids=str,
+)
+def test_enum_and_sip_answers_are_read_as_they_are_meant(
+    served_as_switches_ask: SwitchServed, numbers: Path, dialect: Any, changed: dict[str, Any]
+) -> None:
+    changed = dict(changed)
+    server = f"{changed.pop('transport', 'udp')}://127.0.0.1:{served_as_switches_ask.ports[dialect]}"
+    apex = "NP.example." if dialect == "enum" else bench.APEX_DEFAULT
+    options = Options(server=server, dialect=dialect, apex=apex, numbers=numbers, count=800, timeout=30, **changed)
+    report = accounted(run(options))
+    assert (report.received, report.lost, report.late, report.duplicate, report.unknown) == (800, 0, 0, 0, 0)
+    assert report.apex == (apex if dialect == "enum" else None)
+    # ENUM has one code for a number that nobody has and for one that is none.
+    unknown = {"not_allocated": 400} if dialect == "enum" else {"not_allocated": 200, "not_portable": 200}
+    expected = {"ported": 200, "not_ported": 200} | unknown
+    assert {name: count for name, count in report.outcomes.items() if count} == expected
+
+
+@pytest.mark.parametrize("form", ["replace", "prefix"])
+@pytest.mark.usefixtures("python_engine")
+def test_routing_number_in_the_place_of_the_number_is_seen(loaded: Workbench, numbers: Path, form: str) -> None:
+    served = SwitchServed(loaded, f'[sip]\nform = "{form}"\nnpdi = "npdi=yes"\nstatus = 301')
+    with run_daemon(served.config):
+        server = f"udp://127.0.0.1:{served.ports['sip']}"
+        report = run(Options(server=server, dialect="sip", numbers=numbers, count=40, timeout=30))
+    assert (report.outcomes["ported"], report.outcomes["not_ported"]) == (10, 10)
+
+
+def test_wrong_apex_is_an_outcome(served_as_switches_ask: SwitchServed, numbers: Path) -> None:
+    server = f"udp://127.0.0.1:{served_as_switches_ask.ports['enum']}"
+    report = run(Options(server=server, dialect="enum", apex="other.example", numbers=numbers, count=40, timeout=30))
+    assert report.outcomes["refused"] == 40
+
+
 def test_range_is_drawn_by_the_seed(served: Served) -> None:
     def outcomes(seed: int) -> dict[str, int]:
         return run(
@@ -240,7 +312,7 @@ def test_client_that_was_held_up_says_so_in_every_latency(numbers: Path) -> None
 
 
 @pytest.mark.parametrize("gso", [False, True])
-@pytest.mark.parametrize("dialect", ["npq", "pdb"])
+@pytest.mark.parametrize("dialect", ["npq", "pdb", "enum"])
 def test_ids_begin_again_and_every_answer_finds_its_query(numbers: Path, dialect: Any, gso: bool) -> None:
     with echoing(gso=gso) as server:
         report = accounted(
@@ -251,6 +323,15 @@ def test_ids_begin_again_and_every_answer_finds_its_query(numbers: Path, dialect
     assert (report.received, report.duplicate, report.unknown, report.late) == (150_000, 0, 0, 0)
     assert report.outcomes["echoed"] == 150_000
     assert report.offloads == bench.Offloads(gso, gso)
+
+
+@pytest.mark.parametrize("gso", [False, True])
+def test_calls_that_come_back_find_their_question(numbers: Path, gso: bool) -> None:
+    with echoing(gso=gso) as server:
+        options = Options(server=server, dialect="sip", numbers=numbers, window=16, sockets=2, count=5_000, timeout=30)
+        report = accounted(run(msgspec.structs.replace(options, gso=gso)))
+    assert (report.received, report.duplicate, report.unknown, report.late) == (5_000, 0, 0, 0)
+    assert report.outcomes["echoed"] == 5_000
 
 
 def test_echo_ends_when_a_signal_says_so() -> None:
@@ -345,6 +426,62 @@ def test_errors_of_the_server_are_an_outcome(numbers: Path) -> None:
     assert report.outcomes["error"] == 5
 
 
+# -- what is asked, as others read it --------------------------------------------------------------------
+
+
+def test_enum_questions_and_outcomes_as_another_library_has_them(numbers: Path) -> None:
+    asked: list[dns.message.Message] = []
+
+    def reply(query: bytes) -> list[bytes]:
+        question = dns.message.from_wire(query)
+        asked.append(question)
+        answer = dns.message.make_response(question)
+        kind = len(asked) % 8
+        if kind == 1:
+            answer.flags |= dns.flags.TC
+        elif kind in {2, 3, 4}:
+            uri = ["tel:+1;npdi;rn=+1402", "tel:+1;npdi", "tel:+1"][kind - 2]
+            rdata = f'100 10 "u" "E2U+pstn:tel" "!^.*$!{uri}!" .'
+            other = dns.rrset.from_text(question.question[0].name, 60, "IN", "TXT", "before")
+            answer.answer += [other, dns.rrset.from_text(question.question[0].name, 60, "IN", "NAPTR", rdata)]
+        elif kind != 5:
+            answer.set_rcode({6: dns.rcode.SERVFAIL, 7: dns.rcode.REFUSED, 0: dns.rcode.NXDOMAIN}[kind])
+        return [answer.to_wire()]
+
+    with answering(reply) as server:
+        options = Options(server=server, dialect="enum", apex="np.example", numbers=numbers, count=80, timeout=30)
+        report = accounted(run(options))
+    expected = {"ported": 10, "not_ported": 10, "error": 10, "truncated": 10, "unavailable": 10, "refused": 10}
+    expected |= {"not_allocated": 20, "echoed": 0}
+    assert report.outcomes == expected
+    assert "truncated" in " ".join(bench.remarks(report))
+    first = asked[0]
+    assert first.question[0].to_text() == "8.7.6.5.4.3.2.1.9.6.8.8.np.example. IN NAPTR"
+    assert (first.edns, first.payload, first.flags) == (0, 1232, dns.flags.RD)
+    assert len({question.id for question in asked}) == 80
+
+
+def test_every_call_is_one_of_its_own_and_nothing_is_wrong_with_it() -> None:
+    asked: list[bytes] = []
+
+    def reply(query: bytes) -> list[bytes]:
+        asked.append(query)
+        return [query]
+
+    with answering(reply) as server:
+        for _ in range(2):
+            run(Options(server=server, dialect="sip", first=886912345678, last=886912345678, sockets=2, count=10))
+    requests = [read_request(each, stream=False) for each in asked]
+    assert [request.fault for request in requests] == [0] * 20
+    host = server.removeprefix("udp://").encode()
+    assert {request.uri for request in requests} == {b"sip:+886912345678@%b;user=phone" % host}
+    assert {request.via.reply_port for request in requests} == {0}, "to where it came from"
+    for name in ("call_id", "from_tag"):
+        assert len({getattr(request, name) for request in requests}) == 20, name
+    assert len({request.via.branch for request in requests}) == 20
+    assert {600 < len(each) < 1300 for each in asked} == {True}
+
+
 @pytest.mark.parametrize("frame", [b"", struct.pack(">I", 1 << 30)])
 def test_connection_that_breaks_ends_the_run(numbers: Path, frame: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -369,7 +506,7 @@ def test_connection_that_breaks_ends_the_run(numbers: Path, frame: bytes) -> Non
 REPORT_KEYS = (
     "server dialect transport loop sockets window rate batch gso threads timeout seconds sent received lost unsent "
     "late duplicate unknown sent_per_second received_per_second numbers_per_second latency_ns histogram outcomes "
-    "offloads behind_ns_max cpu_seconds stopped"
+    "offloads behind_ns_max cpu_seconds stopped apex"
 )
 
 
@@ -412,6 +549,13 @@ USAGE = {
     "beyond this machine": ["--server", "udp://192.0.2.1:4700", *RANGE],
     "pdb: over UDP": ["--server", "tcp://127.0.0.1:1", "--dialect", "pdb", *RANGE],
     "one number a query": ["--dialect", "pdb", "--batch", "2", *RANGE],
+    "sip: one number a query": ["--dialect", "sip", "--batch", "2", *RANGE],
+    "enum: one number a query": ["--dialect", "enum", "--batch", "2", *RANGE],
+    "apex: 'a..b' is no domain name": ["--dialect", "enum", "--apex", "a..b", *RANGE],
+    "name of at most 175 bytes": ["--dialect", "enum", "--apex", ".".join(["a" * 60] * 3), *RANGE],
+    "sip has none": ["--dialect", "sip", "--apex", "np.example", *RANGE],
+    "65535 ids that enum": ["--dialect", "enum", "--rate", "100000", *RANGE],
+    "1 to 65535 with enum": ["--dialect", "enum", "--window", "65536", *RANGE],
     "window: 1 to 65535": ["--dialect", "pdb", "--window", "65536", *RANGE],
     "window: 1 to": ["--window", "0", *RANGE],
     "more sockets, or a shorter timeout": ["--dialect", "pdb", "--rate", "100000", *RANGE],

@@ -2,7 +2,7 @@
 
 use super::flight::{Flight, Settled};
 use super::pace::Pace;
-use super::questions::Questions;
+use super::questions::{Dialect, Questions};
 use super::replies;
 use super::tally::Tally;
 
@@ -10,6 +10,7 @@ use super::tally::Tally;
 pub struct Asking<'a> {
     questions: &'a Questions,
     at: usize,
+    line: u16,
     pace: Pace,
     flight: Flight,
     timeout_ns: u64,
@@ -17,10 +18,23 @@ pub struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    /// at: the question to begin with. `in_flight`: how many may wait at once.
-    pub fn new(questions: &'a Questions, at: usize, pace: Pace, in_flight: u64, timeout_ns: u64) -> Asking<'a> {
+    /// line: which of the run's sockets this is, and at: the question it begins with. `in_flight`: how many may wait
+    /// at once.
+    pub fn new(
+        questions: &'a Questions,
+        line: u16,
+        at: usize,
+        pace: Pace,
+        in_flight: u64,
+        timeout_ns: u64,
+    ) -> Asking<'a> {
         let flight = Flight::new(in_flight, questions.dialect.id_bits(), questions.dialect.first_id());
-        Asking { questions, at, pace, flight, timeout_ns, message: Vec::new() }
+        Asking { questions, at, line, pace, flight, timeout_ns, message: Vec::new() }
+    }
+
+    /// What is spoken.
+    pub fn dialect(&self) -> Dialect {
+        self.questions.dialect
     }
 
     /// The schedule begins now.
@@ -45,7 +59,7 @@ impl<'a> Asking<'a> {
         self.pace.count();
         tally.sent += 1;
         tally.behind_ns_max = tally.behind_ns_max.max(now_ns - intended);
-        self.questions.write(self.at, id, &mut self.message);
+        self.questions.write(self.at, id, self.line, &mut self.message);
         self.at = if self.at + 1 < self.questions.len() { self.at + 1 } else { 0 };
         Some((id, &self.message))
     }
@@ -100,7 +114,6 @@ impl<'a> Asking<'a> {
 mod tests {
     use super::*;
     use crate::load::pace::Loop;
-    use crate::load::questions::Dialect;
 
     /// An answer to a query of `pdb` with this id.
     fn not_found(id: u8) -> [u8; 6] {
@@ -109,7 +122,7 @@ mod tests {
 
     fn asked(kind: Loop, run: impl FnOnce(&mut Asking<'_>, &mut Tally)) -> Tally {
         let questions = Questions::new(Dialect::Pdb, &["110".into()], 1, false);
-        let mut asking = Asking::new(&questions, 0, Pace::new(kind, 0, 1, 3), 10, 1_000);
+        let mut asking = Asking::new(&questions, 0, 0, Pace::new(kind, 0, 1, 3), 10, 1_000);
         let mut tally = Tally::new();
         asking.begin(0);
         run(&mut asking, &mut tally);

@@ -1,4 +1,4 @@
-//! What carries questions and answers: a connected UDP socket, or a TCP connection with frames.
+//! What carries questions and answers: a connected UDP socket, or a TCP connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Options;
 use super::asking::Asking;
+use super::frames;
 use super::tally::Tally;
 use crate::limits::NPQ_FRAME_BYTES_MAX;
 use crate::udp::sys::{Inbox, Outbox, Peer, SEGMENTS_MAX, SLOT_BYTES, now_monotonic_ns, set_gro, set_receive_buffer};
@@ -21,7 +22,6 @@ const READ_BYTES: usize = 1 << 18;
 /// Bytes waiting for the connection, above which nothing more is asked on it.
 const WRITE_BYTES_MAX: usize = 1 << 18;
 const CONNECT_SECONDS: u64 = 5;
-const FRAME_HEAD_BYTES: usize = 4;
 
 /// Buffers of one thread, used for one line after another.
 pub struct Desk {
@@ -134,7 +134,7 @@ fn visit_socket(
     now
 }
 
-/// A TCP connection: frames out in one piece, frames in as they come.
+/// A TCP connection: messages out in one piece, messages in as they come.
 struct Connection {
     stream: TcpStream,
     out: Vec<u8>,
@@ -150,7 +150,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&server, Duration::from_secs(CONNECT_SECONDS))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        let read = vec![0; READ_BYTES + NPQ_FRAME_BYTES_MAX];
+        let read = vec![0; READ_BYTES + NPQ_FRAME_BYTES_MAX]; // no dialect has a longer message
         Ok(Connection { stream, out: Vec::new(), written: 0, read, filled: 0, is_closed: false })
     }
 
@@ -186,19 +186,13 @@ impl Connection {
         }
     }
 
-    /// Errors: a frame over the bound, behind which nothing can be found again.
+    /// Errors: bytes behind which no message can be found again.
     fn take_frames(&mut self, asking: &mut Asking<'_>, now: u64, tally: &mut Tally) -> io::Result<()> {
         let mut at = 0;
         let held = &self.read[..self.filled];
-        while let Some(head) = held.get(at..).and_then(|rest| rest.first_chunk::<FRAME_HEAD_BYTES>()) {
-            let length = u32::from_be_bytes(*head) as usize;
-            if length > NPQ_FRAME_BYTES_MAX {
-                return Err(ErrorKind::InvalidData.into());
-            }
-            let start = at + FRAME_HEAD_BYTES;
-            let Some(frame) = held.get(start..start + length) else { break };
-            asking.take(frame, now, tally);
-            at = start + length;
+        while let Some(message) = frames::cut(asking.dialect(), &held[at..])? {
+            asking.take(&held[at..][message.clone()], now, tally);
+            at += message.end;
         }
         self.read.copy_within(at..self.filled, 0);
         self.filled -= at;
@@ -247,7 +241,7 @@ mod tests {
         for size in 1..60 {
             let mut connection = Connection::open(listener.local_addr().unwrap()).unwrap();
             let pace = Pace::new(Loop::Closed { window: 20 }, 0, 1, 20);
-            let (mut asking, mut tally) = (Asking::new(&questions, 0, pace, 20, 1), Tally::new());
+            let (mut asking, mut tally) = (Asking::new(&questions, 0, 0, pace, 20, 1), Tally::new());
             while asking.next(0, &mut tally).is_some() {}
             for piece in frames.chunks(size) {
                 connection.read[connection.filled..][..piece.len()].copy_from_slice(piece);

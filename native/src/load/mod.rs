@@ -13,11 +13,14 @@ use crate::udp::sys::{now_monotonic_ns, thread_cpu_ns};
 
 mod asking;
 pub mod echo;
+mod enum_dns;
 mod flight;
+mod frames;
 mod lines;
 mod pace;
 pub mod questions;
 pub mod replies;
+mod sip;
 mod tally;
 
 pub use pace::Loop;
@@ -35,9 +38,9 @@ const LOOK_NS: u64 = 5_000_000;
 pub struct Options {
     /// Who is asked.
     pub server: SocketAddr,
-    /// Frames on connections instead of datagrams.
+    /// Messages on connections instead of datagrams.
     pub tcp: bool,
-    /// Sockets or connections, over all threads.
+    /// Sockets or connections, over all threads; 65,536 at most.
     pub sockets: usize,
     /// Threads that ask.
     pub threads: usize,
@@ -120,7 +123,8 @@ fn asking<'a>(options: &Options, questions: &'a Questions, socket: usize) -> Ask
     };
     let pace = Pace::new(options.pace, turn, sockets, share);
     let in_flight = options.pace.in_flight_max(sockets, options.timeout_ns);
-    Asking::new(questions, questions.len() * socket / options.sockets, pace, in_flight, options.timeout_ns)
+    let at = questions.len() * socket / options.sockets;
+    Asking::new(questions, socket as u16, at, pace, in_flight, options.timeout_ns)
 }
 
 /// What one thread found.

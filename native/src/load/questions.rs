@@ -1,5 +1,9 @@
-//! What is asked, encoded ahead: whole messages in which only the id is still to be put.
+//! What is asked, encoded ahead: messages in which little more than the id is still to be put.
 
+use std::net::SocketAddr;
+
+use super::enum_dns;
+use super::sip;
 use crate::limits::{NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX};
 
 /// Which protocol is spoken.
@@ -9,14 +13,18 @@ pub enum Dialect {
     Npq,
     /// That of SIP proxies, version 1, with ids of 16 bits.
     Pdb,
+    /// NAPTR questions, with ids of 16 bits.
+    Enum,
+    /// INVITE requests, with ids of 32 bits in what tells a call from any other.
+    Sip,
 }
 
 impl Dialect {
     /// Bits of an id.
     pub fn id_bits(self) -> u32 {
         match self {
-            Dialect::Npq => 32,
-            Dialect::Pdb => 16,
+            Dialect::Npq | Dialect::Sip => 32,
+            Dialect::Pdb | Dialect::Enum => 16,
         }
     }
 
@@ -25,12 +33,12 @@ impl Dialect {
     pub fn first_id(self) -> u32 {
         match self {
             Dialect::Npq => 0x1_0000,
-            Dialect::Pdb => 0,
+            Dialect::Pdb | Dialect::Enum | Dialect::Sip => 0,
         }
     }
 }
 
-/// Numbers of a file at most: their messages are held in memory, some 25 bytes each.
+/// Numbers of a file at most: what is particular to each message is held in memory, some 25 bytes.
 pub const NUMBERS_MAX: usize = 1 << 22;
 /// Numbers drawn of a range: a million touches every block of any plan's store, and is drawn in a tenth of a second.
 pub const NUMBERS_DRAWN: usize = 1 << 20;
@@ -44,17 +52,26 @@ const PDB_HEAD_BYTES: usize = 6;
 pub struct Questions {
     /// Which protocol they are of.
     pub dialect: Dialect,
+    /// What is particular to each: a whole message of npq and pdb, of ENUM the labels, of SIP the number.
     bytes: Vec<u8>,
     ends: Vec<usize>,
-    id_at: usize,
+    shape: Shape,
+}
+
+/// What is put around that.
+enum Shape {
+    Whole { id_at: usize },
+    Enum(enum_dns::Frame),
+    Sip(sip::Invite),
 }
 
 impl Questions {
-    /// numbers: at least one, each 1 to 40 printable characters (see `read_numbers`). batch: numbers in each
-    /// message, 1 to 1,000, of `pdb` 1; the last message is filled up from the first number. framed: as frames.
+    /// Of npq, and of pdb. numbers: at least one, each 1 to 40 printable characters (see `read_numbers`). batch: numbers
+    /// in each message, 1 to 1,000, of `pdb` 1; the last one is filled up from the first number. framed: as frames.
     pub fn new(dialect: Dialect, numbers: &[Box<str>], batch: usize, framed: bool) -> Questions {
         let (length_bytes, batch) = (if framed { 4 } else { 0 }, batch.clamp(1, NPQ_NUMBERS_MAX));
-        let mut questions = Questions { dialect, bytes: Vec::new(), ends: Vec::new(), id_at: length_bytes + 4 };
+        let shape = Shape::Whole { id_at: length_bytes + 4 };
+        let mut questions = Questions { dialect, bytes: Vec::new(), ends: Vec::new(), shape };
         let messages = numbers.len().div_ceil(batch);
         let mut rest = numbers.iter().cycle();
         for _ in 0..messages {
@@ -62,10 +79,31 @@ impl Questions {
             questions.bytes.resize(start + length_bytes, 0);
             match dialect {
                 Dialect::Npq => encode_npq(&mut questions.bytes, rest.by_ref().take(batch), batch),
-                Dialect::Pdb => encode_pdb(&mut questions.bytes, rest.next().map_or("", |number| number)),
+                _ => encode_pdb(&mut questions.bytes, rest.next().map_or("", |number| number)),
             }
             let length = (questions.bytes.len() - start - length_bytes) as u32;
             questions.bytes[start..start + length_bytes].copy_from_slice(&length.to_be_bytes()[..length_bytes]);
+            questions.ends.push(questions.bytes.len());
+        }
+        questions
+    }
+
+    /// Of ENUM, below an apex. numbers: as above. Errors: the apex is no domain name, or too long.
+    pub fn of_enum(numbers: &[Box<str>], apex: &str, framed: bool) -> Result<Questions, String> {
+        let shape = Shape::Enum(enum_dns::Frame::new(apex, framed)?);
+        Ok(Questions::of_parts(Dialect::Enum, shape, numbers, enum_dns::write_labels))
+    }
+
+    /// Of SIP. numbers: as above, and as they stand in the Request-URI. server: its host. run: differs between runs.
+    pub fn of_sip(numbers: &[Box<str>], server: SocketAddr, tcp: bool, run: u32) -> Questions {
+        let shape = Shape::Sip(sip::Invite::new(server, tcp, run));
+        Questions::of_parts(Dialect::Sip, shape, numbers, sip::write_number)
+    }
+
+    fn of_parts(dialect: Dialect, shape: Shape, numbers: &[Box<str>], write: fn(&str, &mut Vec<u8>)) -> Questions {
+        let mut questions = Questions { dialect, bytes: Vec::new(), ends: Vec::new(), shape };
+        for number in numbers {
+            write(number, &mut questions.bytes);
             questions.ends.push(questions.bytes.len());
         }
         questions
@@ -81,15 +119,23 @@ impl Questions {
         self.ends.is_empty()
     }
 
-    /// Write the `at`-th message (from the first again behind the last) under this id into `message`.
-    pub fn write(&self, at: usize, id: u32, message: &mut Vec<u8>) {
+    /// Write the `at`-th message (from the first again behind the last) under this id into `message`. line: which of the
+    /// run's sockets asks; ids are each socket's own.
+    pub fn write(&self, at: usize, id: u32, line: u16, message: &mut Vec<u8>) {
         let at = at % self.ends.len();
         let start = if at == 0 { 0 } else { self.ends[at - 1] };
         message.clear();
-        message.extend_from_slice(&self.bytes[start..self.ends[at]]);
-        match self.dialect {
-            Dialect::Npq => message[self.id_at..self.id_at + 4].copy_from_slice(&id.to_be_bytes()),
-            Dialect::Pdb => message[self.id_at..self.id_at + 2].copy_from_slice(&(id as u16).to_be_bytes()),
+        let particular = &self.bytes[start..self.ends[at]];
+        match &self.shape {
+            Shape::Enum(frame) => frame.write(particular, id as u16, message),
+            Shape::Sip(invite) => invite.write(particular, line, id, message),
+            Shape::Whole { id_at } => {
+                message.extend_from_slice(particular);
+                // The id's lower bytes, as many as the dialect has.
+                let id = id.to_be_bytes();
+                let id = &id[id.len() - self.dialect.id_bits() as usize / 8..];
+                message[*id_at..*id_at + id.len()].copy_from_slice(id);
+            }
         }
     }
 }
@@ -174,7 +220,7 @@ mod tests {
 
     fn written(questions: &Questions, at: usize, id: u32) -> Vec<u8> {
         let mut message = Vec::new();
-        questions.write(at, id, &mut message);
+        questions.write(at, id, 0, &mut message);
         message
     }
 
@@ -199,6 +245,22 @@ mod tests {
     fn pdb_messages_have_length_and_id_of_two_bytes() {
         let asked = Questions::new(Dialect::Pdb, &numbers(&["110"]), 1, false);
         assert_eq!(written(&asked, 0, 0xFFFE), b"\x01\x00\x00\x0a\xff\xfe110\x00");
+    }
+
+    #[test]
+    fn enum_and_sip_messages_are_put_together_when_they_leave() {
+        let all = numbers(&["+886912345678", "110"]);
+        let asked = Questions::of_enum(&all, "np.example", false).unwrap();
+        assert_eq!((asked.len(), &written(&asked, 3, 0x1_FFFE)[..2]), (2, &b"\xff\xfe"[..]));
+        assert_eq!(written(&asked, 3, 0)[12..22], *b"\x010\x011\x011\x02np\x07");
+        assert!(Questions::of_enum(&all, "np..example", false).is_err());
+        let asked = Questions::of_sip(&all, "127.0.0.1:5060".parse().unwrap(), false, 1);
+        assert!(written(&asked, 0, 1).starts_with(b"INVITE sip:+886912345678@127.0.0.1:5060;"));
+        assert!(written(&asked, 1, 1).starts_with(b"INVITE sip:110@127.0.0.1:5060;"));
+        assert_ne!(written(&asked, 0, 1), written(&asked, 0, 2));
+        let mut other_line = Vec::new();
+        asked.write(0, 1, 1, &mut other_line);
+        assert_ne!(written(&asked, 0, 1), other_line);
     }
 
     #[test]

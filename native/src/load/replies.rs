@@ -1,19 +1,31 @@
 //! Replies as far as the asking side looks at them: the id, and the outcome of each number.
 
 use super::questions::Dialect;
+use super::{enum_dns, sip};
 
-/// Kinds of outcomes that are counted, of either dialect.
+/// Kinds of outcomes that are counted, of any dialect.
 pub const OUTCOMES: usize = 8;
 const NPQ_OUTCOMES: u64 = 6;
-const ERROR: usize = 6;
+pub(super) const PORTED: usize = 0;
+pub(super) const NOT_PORTED: usize = 1;
+pub(super) const NOT_ALLOCATED: usize = 2;
+pub(super) const NOT_PORTABLE: usize = 3;
+/// Of ENUM, which does not tell numbers that cannot be ported: come again over TCP.
+pub(super) const TRUNCATED: usize = 3;
+pub(super) const UNAVAILABLE: usize = 4;
+pub(super) const REFUSED: usize = 5;
+pub(super) const ERROR: usize = 6;
 /// The question itself came back, as from an echo.
-const ECHOED: usize = 7;
+pub(super) const ECHOED: usize = 7;
 
 /// The names of the counts, in their order; an empty one is never counted.
 pub fn labels(dialect: Dialect) -> [&'static str; OUTCOMES] {
     match dialect {
-        Dialect::Npq => {
+        Dialect::Npq | Dialect::Sip => {
             ["ported", "not_ported", "not_allocated", "not_portable", "unavailable", "refused", "error", "echoed"]
+        }
+        Dialect::Enum => {
+            ["ported", "not_ported", "not_allocated", "truncated", "unavailable", "refused", "error", "echoed"]
         }
         Dialect::Pdb => ["ok", "not_found", "not_number", "", "", "", "", "echoed"],
     }
@@ -29,7 +41,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn of(id: u32, outcome: usize, count: u32) -> Reply {
+    pub(super) fn of(id: u32, outcome: usize, count: u32) -> Reply {
         let mut outcomes = [0; OUTCOMES];
         outcomes[outcome] = count;
         Reply { id, outcomes }
@@ -41,6 +53,8 @@ pub fn read(dialect: Dialect, bytes: &[u8]) -> Option<Reply> {
     match dialect {
         Dialect::Npq => read_npq(&mut Rest(bytes)),
         Dialect::Pdb => read_pdb(bytes),
+        Dialect::Enum => enum_dns::read(bytes),
+        Dialect::Sip => sip::read(bytes),
     }
 }
 
@@ -176,6 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::load::frames::cut;
 
     fn npq(bytes: &[u8]) -> Option<(u32, Vec<u32>)> {
         read(Dialect::Npq, bytes).map(|reply| (reply.id, reply.outcomes.to_vec()))
@@ -223,11 +238,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_not(mut bytes: Vec<u8>) {
+        fn any_bytes_are_read_or_not(bytes: Vec<u8>) {
             let _ = read(Dialect::Npq, &bytes);
             let _ = read(Dialect::Pdb, &bytes);
-            bytes.splice(0..0, *b"\x96\x01\x01\x07\x05\x3c");
-            let _ = read(Dialect::Npq, &bytes);
+            let _ = read(Dialect::Enum, &bytes);
+            let _ = read(Dialect::Sip, &bytes);
+            for dialect in [Dialect::Npq, Dialect::Enum, Dialect::Sip] {
+                let _ = cut(dialect, &bytes);
+            }
+            let behind = |head: &[u8]| [head, &bytes].concat();
+            let _ = read(Dialect::Npq, &behind(b"\x96\x01\x01\x07\x05\x3c"));
+            let _ = read(Dialect::Enum, &behind(b"\0\x07\x85\0\0\0\0\x01\0\0\0\0"));
+            let _ = read(Dialect::Enum, &behind(b"\0\x07\x85\0\0\0\0\x01\0\0\0\0\0\0\x23\0\x01\0\0\0\0\0\x20\0\0\0\0"));
+        }
+
+        #[test]
+        fn any_text_in_a_sip_reply_is_read_or_not(
+            via in "[ -~]{0,80}", contact in "[;:<>@=a-z+0-9]{0,40}", to in "[;:<>@=a-z+0-9]{0,40}"
+        ) {
+            let text = format!(
+                "SIP/2.0 302 x\r\nVia: {via}branch=z9hG4bKc0ffee0000030000feed\r\nContact: {contact}\r\nTo: {to}\r\n\
+                 CSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n"
+            );
+            prop_assert_eq!(cut(Dialect::Sip, text.as_bytes()).unwrap(), Some(0..text.len()));
+            let reply = read(Dialect::Sip, text.as_bytes()).unwrap();
+            let outcome = reply.outcomes.iter().position(|count| *count == 1).unwrap();
+            prop_assert!([PORTED, NOT_PORTED, ERROR].contains(&outcome));
         }
     }
 }

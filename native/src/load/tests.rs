@@ -23,7 +23,12 @@ fn options(server: SocketAddr) -> Options {
 }
 
 fn questions(dialect: Dialect, batch: usize, framed: bool) -> Questions {
-    Questions::new(dialect, &["886912345678".into(), "886912345679".into(), "110".into()], batch, framed)
+    let numbers = ["886912345678".into(), "886912345679".into(), "110".into()];
+    match dialect {
+        Dialect::Npq | Dialect::Pdb => Questions::new(dialect, &numbers, batch, framed),
+        Dialect::Enum => Questions::of_enum(&numbers, "np.example", framed).unwrap(),
+        Dialect::Sip => Questions::of_sip(&numbers, "127.0.0.1:5060".parse().unwrap(), framed, 7),
+    }
 }
 
 /// Run against the echo; everything asked must be accounted for.
@@ -52,6 +57,10 @@ fn closed_loop_asks_its_count_and_gets_every_answer() {
         (Dialect::Npq, 3, 2, true),
         (Dialect::Pdb, 7, 1, false),
         (Dialect::Pdb, 1, 1, true),
+        (Dialect::Enum, 3, 1, false),
+        (Dialect::Enum, 1, 1, true),
+        (Dialect::Sip, 3, 2, false),
+        (Dialect::Sip, 1, 1, true),
     ] {
         let report = against_echo(
             |options| (options.sockets, options.threads, options.gso) = (sockets, threads, gso),
@@ -68,8 +77,10 @@ fn closed_loop_asks_its_count_and_gets_every_answer() {
 
 #[test]
 fn ids_of_two_bytes_begin_again() {
-    let report = against_echo(|options| options.count = 150_000, &questions(Dialect::Pdb, 1, false));
-    assert_eq!((report.tally.received, report.tally.unknown, report.tally.duplicate), (150_000, 0, 0));
+    for dialect in [Dialect::Pdb, Dialect::Enum] {
+        let report = against_echo(|options| options.count = 150_000, &questions(dialect, 1, false));
+        assert_eq!((report.tally.received, report.tally.unknown, report.tally.duplicate), (150_000, 0, 0));
+    }
 }
 
 #[test]
@@ -106,26 +117,33 @@ fn nobody_there_is_all_lost_and_soon_over() {
 
 #[test]
 fn connection_carries_frames_until_the_server_closes_it() {
+    // 300 messages of numbers of 12 digits, and some of 3
+    for (dialect, bytes) in [(Dialect::Npq, 300 * 27), (Dialect::Enum, 300 * 65), (Dialect::Sip, 300 * 1_000)] {
+        let tally = carried(dialect, bytes);
+        assert!(tally.received > 300, "{dialect:?}: {}", tally.received);
+        assert_eq!((tally.sent, tally.turned_away), (tally.received + tally.lost, 1));
+        assert_eq!((tally.unknown, tally.duplicate, tally.late), (0, 0, 0));
+    }
+}
+
+/// A connection to a server that sends back what comes, and closes after so many bytes.
+fn carried(dialect: Dialect, bytes: usize) -> Tally {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut options = options(listener.local_addr().unwrap());
     (options.tcp, options.count) = (true, u64::MAX);
-    let frames = 300 * 27; // of numbers of 12 digits, and some of 3
-    let tally = thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_nodelay(true).unwrap();
             let (mut piece, mut echoed) = ([0; 37], 0); // frames come cut anywhere
-            while echoed < frames {
+            while echoed < bytes {
                 let count = stream.read(&mut piece).unwrap();
                 stream.write_all(&piece[..count]).unwrap();
                 echoed += count;
             }
         });
-        run(&options, &questions(Dialect::Npq, 1, true), &Control::default()).unwrap().tally
-    });
-    assert!(tally.received > 300, "{}", tally.received);
-    assert_eq!((tally.sent, tally.turned_away), (tally.received + tally.lost, 1));
-    assert_eq!((tally.unknown, tally.duplicate, tally.late), (0, 0, 0));
+        run(&options, &questions(dialect, 1, true), &Control::default()).unwrap().tally
+    })
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The asking side and the echo, for `lookupd.bench` and `bench/`: arguments in, plain values out.
 
-use std::net::{IpAddr, UdpSocket};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub struct Asked {
     port: u16,
     tcp: bool,
     dialect: String,
+    apex: String,
     numbers: Option<PathBuf>,
     first: u64,
     last: u64,
@@ -68,8 +70,11 @@ impl Asked {
         match self.dialect.as_str() {
             "npq" => Ok(Dialect::Npq),
             "pdb" if !self.tcp && self.batch == 1 => Ok(Dialect::Pdb),
+            "enum" if self.batch == 1 => Ok(Dialect::Enum),
+            "sip" if self.batch == 1 => Ok(Dialect::Sip),
             "pdb" => Err(PyValueError::new_err("pdb: one number a datagram")),
-            other => Err(PyValueError::new_err(format!("{other}: npq or pdb"))),
+            "enum" | "sip" => Err(PyValueError::new_err(format!("{}: one number a message", self.dialect))),
+            other => Err(PyValueError::new_err(format!("{other}: npq, pdb, enum or sip"))),
         }
     }
 
@@ -81,7 +86,10 @@ impl Asked {
             (0, 1..) => Loop::Open { rate: self.rate },
             _ => return Err(PyValueError::new_err("a window or a rate")),
         };
-        if self.sockets == 0 || self.threads == 0 || (self.seconds.is_none() && self.count.is_none()) {
+        if !(1..=usize::from(u16::MAX) + 1).contains(&self.sockets)
+            || self.threads == 0
+            || (self.seconds.is_none() && self.count.is_none())
+        {
             return Err(PyValueError::new_err("a socket, a thread, and an end"));
         }
         Ok(Options {
@@ -97,8 +105,9 @@ impl Asked {
         })
     }
 
-    fn questions(&self) -> PyResult<Questions> {
-        let numbers = match &self.numbers {
+    fn questions(&self, server: SocketAddr) -> PyResult<Questions> {
+        let dialect = self.dialect()?;
+        let mut numbers = match &self.numbers {
             None if self.first <= self.last => draw_numbers(self.first, self.last, self.seed, NUMBERS_DRAWN),
             None => return Err(PyValueError::new_err("the range ends before it begins")),
             Some(path) => std::fs::read(path)
@@ -106,7 +115,17 @@ impl Asked {
                 .and_then(|text| read_numbers(&text))
                 .map_err(|reason| PyValueError::new_err(format!("{}: {reason}", path.display())))?,
         };
-        Ok(Questions::new(self.dialect()?, &numbers, self.batch, self.tcp))
+        match dialect {
+            Dialect::Npq | Dialect::Pdb => Ok(Questions::new(dialect, &numbers, self.batch, self.tcp)),
+            Dialect::Enum => Questions::of_enum(&numbers, &self.apex, self.tcp).map_err(PyValueError::new_err),
+            Dialect::Sip => {
+                if self.numbers.is_none() {
+                    // Switches ask in the global form; a file's numbers stand as they are to be asked.
+                    numbers = numbers.into_iter().map(|number| format!("+{number}").into()).collect();
+                }
+                Ok(Questions::of_sip(&numbers, server, self.tcp, RandomState::new().hash_one(0) as u32))
+            }
+        }
     }
 }
 
@@ -123,7 +142,7 @@ pub fn load<'py>(py: Python<'py>, asked: Asked, control: &LoadControl) -> PyResu
     let dialect = asked.dialect()?;
     let control = Arc::clone(&control.0);
     let report = py.detach(|| -> PyResult<Report> {
-        let questions = asked.questions()?;
+        let questions = asked.questions(options.server)?;
         Ok(run(&options, &questions, &control)?)
     })?;
     as_dict(py, dialect, &report)
