@@ -19,7 +19,7 @@ from lookupd.protocols.sip import REASONS
 from tests.conftest import Workbench, serve
 from tests.sip_calls import read_reply
 
-pytestmark = pytest.mark.usefixtures("python_engine")
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "sip.md"
 PAGES_PORT = b"40000"
