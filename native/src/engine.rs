@@ -14,7 +14,7 @@ use crate::counters::Usage;
 use crate::limits::E164_DIGITS_MAX;
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{Digits, Plan};
-use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader};
+use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader, Unreadable};
 
 const NUMBERS_PER_BLOCK: u64 = 1000;
 
@@ -302,8 +302,15 @@ impl Engine {
         if digits.len() >= E164_DIGITS_MAX || digits.first().is_none_or(|first| *first == b'0') {
             return false;
         }
-        (ranges && reader.tables().touches_range(digits) && self.terms.plan.continues(digits))
-            || reader.has_ported_under(digits).unwrap_or(true)
+        if ranges && reader.tables().touches_range(digits) && self.terms.plan.continues(digits) {
+            return true;
+        }
+        reader.has_ported_under(digits).unwrap_or_else(|unreadable| {
+            if let Unreadable::Block(damaged) = unreadable {
+                self.service.note_damaged(&self.terms, reader.state().serial, damaged.0);
+            }
+            true
+        })
     }
 
     fn unreadable(&self) -> Found<'_> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 
 use super::store::store_error;
-use crate::store::{Environment, Reader};
+use crate::store::{Environment, Reader, StoreError, Unreadable};
 
 const NUMBERS_PER_BLOCK: u64 = crate::store::layout::NUMBERS_PER_BLOCK as u64;
 
@@ -63,7 +63,10 @@ impl PyReader {
 
     fn has_ported_under(&self, py: Python<'_>, digits: &str) -> PyResult<bool> {
         let found = self.reader().has_ported_under(digits.as_bytes());
-        found.map_err(|error| store_error(py, &error))
+        found.map_err(|unreadable| match unreadable {
+            Unreadable::Block(_) => store_error(py, &StoreError::ours("a block is damaged")),
+            Unreadable::Store(error) => store_error(py, &error),
+        })
     }
 }
 

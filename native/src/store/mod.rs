@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use layout::{Damaged, RESTRICTED, ROUTE_MASK, State, Tables};
-pub use reader::{Block, Reader, Warmed};
+pub use reader::{Block, Reader, Unreadable, Warmed};
 
 use layout::FORMAT_VERSION;
 use lmdb::{Database, Handle, Transaction};

@@ -99,7 +99,7 @@ impl Reader {
     /// Whether a ported number is longer than these ASCII digits and begins with them. digits: 1 to 15, no zero first.
     ///
     /// A block that exists counts where the digits end above its thousand.
-    pub fn has_ported_under(&self, digits: &[u8]) -> Result<bool, StoreError> {
+    pub fn has_ported_under(&self, digits: &[u8]) -> Result<bool, Unreadable> {
         let start = digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit.wrapping_sub(b'0')));
         for length in TN_DIGITS_MIN.max(digits.len() + 1)..=E164_DIGITS_MAX {
             let span = 10_u64.pow((length - digits.len()) as u32);
@@ -118,11 +118,10 @@ impl Reader {
     }
 
     /// Whether one of the numbers from first to before end, all of one block, is ported.
-    fn holds_ported(&self, block: u64, first: u64, end: u64) -> Result<bool, StoreError> {
+    fn holds_ported(&self, block: u64, first: u64, end: u64) -> Result<bool, Unreadable> {
         let Some(block) = self.block(block)? else { return Ok(false) };
         for tn in first..end {
-            let entry = block.entry((tn % NUMBERS_PER_BLOCK as u64) as usize);
-            if entry.map_err(|_| StoreError::ours("a block is damaged"))? & ROUTE_MASK != 0 {
+            if block.entry((tn % NUMBERS_PER_BLOCK as u64) as usize)? & ROUTE_MASK != 0 {
                 return Ok(true);
             }
         }
@@ -232,6 +231,27 @@ impl Block<'_> {
             return Err(Damaged(self.number));
         }
         layout::read_entry(self.value, offset).ok_or(Damaged(self.number))
+    }
+}
+
+/// Why the store does not say something.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// A block's bytes.
+    Block(Damaged),
+    /// A page.
+    Store(StoreError),
+}
+
+impl From<Damaged> for Unreadable {
+    fn from(damaged: Damaged) -> Unreadable {
+        Unreadable::Block(damaged)
+    }
+}
+
+impl From<StoreError> for Unreadable {
+    fn from(error: StoreError) -> Unreadable {
+        Unreadable::Store(error)
     }
 }
 
