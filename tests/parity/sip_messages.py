@@ -19,6 +19,7 @@ PEERS: tuple[tuple[str | int, ...], ...] = (
     ("2001:db8:0:1::9", 65535, 0, 0),
     ("fe80::1%lo", 1, 0, 1),
     ("::1", 15999, 0, 0),
+    ("::ffff:127.0.0.1", 5060, 0, 0),
 )
 """Sources of messages; most sent-by hosts below are one of them."""
 

@@ -58,6 +58,7 @@ def assert_reads_alike(plans: tuple[Plan, Any], dialled: str) -> None:
         kind = plan.kind_of(digits)
         assert other.portable(found) == (None if kind is None else kind.portable)
         assert other.covers(found) == plan.covers(digits)
+        assert other.is_incomplete(found) == plan.is_incomplete(digits)
 
 
 COUNTRIES = [

@@ -54,7 +54,7 @@ async def asked(workbench: Workbench, profiles: str = PROFILES) -> Any:
         yield ask
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("way", ["enum", "enum+tcp", "sip", "sip+tcp"])
 async def test_every_outcome_is_read_as_it_was_meant(loaded: Workbench, way: str) -> None:
     async with asked(loaded) as ask:
@@ -67,7 +67,7 @@ async def test_every_outcome_is_read_as_it_was_meant(loaded: Workbench, way: str
         assert short.outcome == ("not_allocated" if way.startswith("enum") else "not_portable")
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("form", ["replace", "prefix"])
 async def test_routing_number_in_the_users_place_is_found(loaded: Workbench, form: str) -> None:
     async with asked(loaded, f'[sip]\nform = "{form}"\n') as ask:
@@ -77,7 +77,7 @@ async def test_routing_number_in_the_users_place_is_found(loaded: Workbench, for
     assert (other.outcome, other.routing_number, other.serial) == ("not_ported", None, 0)
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("way", ["enum", "sip", "sip+tcp"])
 async def test_server_without_data_is_unavailable(workbench: Workbench, way: str) -> None:
     workbench.load_tables()
@@ -86,7 +86,7 @@ async def test_server_without_data_is_unavailable(workbench: Workbench, way: str
     assert view.outcome == "unavailable"
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 async def test_answer_that_is_cut_is_asked_for_over_tcp(loaded: Workbench) -> None:
     port = free_port()
     listen = f'enum = ["udp://127.0.0.1:{port}", "tcp://127.0.0.1:{port}"]'
@@ -102,7 +102,7 @@ async def test_answer_that_is_cut_is_asked_for_over_tcp(loaded: Workbench) -> No
 # -- the command -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("python_engine")
+@pytest.mark.usefixtures("each_engine")
 async def test_command_asks_one_server_after_another(loaded: Workbench) -> None:
     async with serve(loaded.config(PROFILES, LISTEN)) as served:
         silent = f"sip://127.0.0.1:{free_port()}"

@@ -255,3 +255,6 @@ fn is_incomplete(asked: &Asked<'_>, target: &Target, located: &Located<'_>, engi
         length => length < TN_DIGITS_MIN || engine.is_incomplete(located),
     }
 }
+
+#[cfg(test)]
+mod tests;
