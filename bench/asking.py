@@ -30,8 +30,14 @@ TIMEOUT_SECONDS = 0.2
 """Shorter than a run: when a whole window is lost, because the daemon was kept from its core and sends no late
 answers, the rest of the run is asked all the same."""
 
-RIGHT = {"pdb": {"ok"}, "npq": {"ported", "not_ported"}, "sip": {"ported", "not_ported"}}
-"""Outcomes of numbers that all have a network; the first dialect does not tell which of them are ported."""
+RIGHT = {
+    "pdb": {"ok"},
+    "npq": {"ported", "not_ported"},
+    "sip": {"ported", "not_ported"},
+    "enum": {"ported", "not_allocated"},
+}
+"""Outcomes of numbers that all have a network; the first dialect does not tell which of them are ported, and the zone
+of `dialects` has only those that are."""
 
 HALF = 0.1
 """How far the ported ones may be from half of the answers: a run ends somewhere in the file."""
@@ -45,7 +51,7 @@ class Asker:
     """Asks one server. numbers: a file with one on each line, half of them ported, asked from its start in each run."""
 
     port: int
-    dialect: Literal["npq", "pdb", "sip"]
+    dialect: Literal["npq", "pdb", "enum", "sip"]
     numbers: Path
     is_echo: bool = False
 

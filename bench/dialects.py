@@ -11,6 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import msgspec
 from bench import enum_zone, redirector
 from bench.asking import MANY_SOCKETS, ONE_SOCKET, SEGMENTED, Asker, Way
 from bench.budget import Budget
-from bench.dataset import Dataset
+from bench.dataset import Dataset, open_engine
 from bench.enum_zone import Dnsperf
 from bench.figures import QUERY_UNIT, Figure, Section
 from bench.native import Numbers, Stores, write_numbers
@@ -34,6 +35,7 @@ PROFILES = '[enum]\nunported = "unknown"\n'
 DNS_SERVERS = {"knotd": "Knot DNS", "nsd": "NSD"}
 DNS_WAYS = (MANY_SOCKETS, ONE_SOCKET)
 SIP_WAYS = (MANY_SOCKETS, ONE_SOCKET, SEGMENTED)
+BY_TOOL = " by lookupd bench, "
 LARGER = ("main", "large")
 
 
@@ -81,7 +83,7 @@ def _measure_enum(stores: Stores, effort: Effort, budget: Budget, server_core: i
             f"{server} {way.name}": _dns_run(each, clients[server if server in LARGER else "small"], way)
             for way in DNS_WAYS
             for server, each in servers.items()
-        }
+        } | _tool_runs(servers, write_numbers(stores.small), effort)
         with pinned(client_core):
             samples = run_rounds(runs, effort.rounds)
         memory = {server: each.resident_bytes() for server, each in servers.items()}
@@ -125,6 +127,15 @@ def _dns_run(server: Server, client: Dnsperf, way: Way) -> Run:
     return Run(server, lambda: client.ask(port, way.sockets, way.sockets * way.window))
 
 
+def _tool_runs(servers: dict[str, Server], numbers: Numbers, effort: Effort) -> dict[str, Run]:
+    """Ours by our own load tool, which can send in segments, beside the echo that is asked the same without."""
+    found = {}
+    for name, way in (("echo", ONE_SOCKET), ("native", ONE_SOCKET), ("native", SEGMENTED)):
+        asker = Asker(servers[name].ports["echo" if name == "echo" else "enum"], "enum", numbers.path, name == "echo")
+        found[f"{name}{BY_TOOL}{way.name}"] = Run(servers[name], partial(asker.ask, way, effort.seconds))
+    return found
+
+
 def _enum_note(stores: Stores, effort: Effort, samples: dict[str, Samples]) -> str:
     absent = missing()
     return (
@@ -140,9 +151,8 @@ def _enum_note(stores: Stores, effort: Effort, samples: dict[str, Samples]) -> s
 def _enum_figures(samples: dict[str, Samples], stores: Stores, budget: Budget) -> list[Figure]:
     found: list[Figure] = []
     for way in DNS_WAYS:
-        by_server = {
-            name.removesuffix(f" {way.name}"): each for name, each in samples.items() if name.endswith(way.name)
-        }
+        by_dnsperf = {name: each for name, each in samples.items() if BY_TOOL not in name and name.endswith(way.name)}
+        by_server = {name.removesuffix(f" {way.name}"): each for name, each in by_dnsperf.items()}
         echo, ours = by_server["echo"], by_server["native"]
         found.append(Figure(f"bare echo by dnsperf, {way.name}", echo.us, QUERY_UNIT))
         peers = {name: each for name, each in by_server.items() if name in DNS_SERVERS}
@@ -169,6 +179,10 @@ def _enum_figures(samples: dict[str, Samples], stores: Stores, budget: Budget) -
                 grown = by_server[size].to(ours, f"{stores.small.numbers:,} numbers")
                 numbers = getattr(stores, size).numbers
                 found.append(Figure(f"enum at {numbers:,} numbers, {way.name}", by_server[size].us, QUERY_UNIT, grown))
+    echo = samples[f"echo{BY_TOOL}{ONE_SOCKET.name}"]
+    found.append(Figure(f"bare echo by lookupd bench, {ONE_SOCKET.name}", echo.us, QUERY_UNIT))
+    for way in (ONE_SOCKET, SEGMENTED):
+        found.append(cpu_figure(f"enum by lookupd bench, {way.name}", samples[f"native{BY_TOOL}{way.name}"], echo))
     return found
 
 
@@ -199,6 +213,10 @@ def _memory_figures(memory: dict[str, tuple[int, int]], stores: Stores, budget: 
             met=ours <= aim * better if better else None,
         )
     )
+    largest = sizes[[name for name in sizes if name in memory][-1]]
+    with open_engine(largest) as (_, reader):
+        hot = reader.sizes()["blocks"] / largest.numbers
+    found.append(Figure(f"of that, what queries read, at {largest.numbers:,} numbers", hot, "bytes"))
     return found
 
 

@@ -150,8 +150,8 @@ def _skip_name(message: bytes, at: int) -> int:
         length = message[at]
         at += 1 + length
         if length == 0:
-            return at if at - begin <= DNS_NAME_BYTES_MAX else 0
-        if length > LABEL_BYTES_MAX or at - begin >= DNS_NAME_BYTES_MAX:
+            return at
+        if length > LABEL_BYTES_MAX or at - begin >= DNS_NAME_BYTES_MAX:  # the root needs a byte yet
             return 0
     return 0
 

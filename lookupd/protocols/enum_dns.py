@@ -114,13 +114,13 @@ def _is_labels(head: bytes) -> bool:
 
 
 def _above(labels: bytes) -> list[bytes]:
-    """What is left when labels are taken off the front, one after another; not all of them."""
+    """What is left when labels are taken off the front, one after another, to the last."""
     found = []
     at = 0
     while at < len(labels):
         at += 1 + labels[at]
         found.append(labels[at:])
-    return found[:-1]
+    return found
 
 
 class Profile:

@@ -1,36 +1,29 @@
 """pdb with the real client: SIPp calls, Kamailio asks lookupd, and what Kamailio answers is what counts.
 
-Three programs on loopback, nothing replaced: `lookupd serve`, kamailio-pdb.cfg, sipp-np-dip.xml. An answer is
-the carrier id that Kamailio puts into its 302, "404" for none, or "500" when no server answered it in time.
+Three programs on loopback, nothing replaced: `lookupd serve`, Kamailio as docs/integration/kamailio-pdb.md has it, and
+SIPp with sipp-np-dip.xml. An answer is the carrier id that Kamailio puts into its 302, "404" for none, or "500" when no
+server answered it in time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
-import signal
 import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
+from tests.interop.pages import block
+from tests.interop.programs import Calls, Server, needs_kamailio, run_kamailio
 
-HERE = Path(__file__).parent
-DOCUMENT = HERE.parents[1] / "docs" / "protocols" / "pdb.md"
-KAMAILIO = shutil.which("kamailio", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-SIPP = shutil.which("sipp")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "pdb.md"
+CONFIGURATION = block("kamailio-pdb.md", "kamailio-pdb.cfg")
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-needs_programs = pytest.mark.skipif(not (KAMAILIO and SIPP), reason="needs the packages kamailio and sip-tester")
 
 PORTED, HELD, UNALLOCATED = "886912345678", "886911000000", "886933000000"
 NO_CARRIER, SILENCE = "404", "500"
@@ -41,57 +34,17 @@ PATIENCE_MS = 200
 TRIES_MORE = 2
 
 
-class Server:
-    """`lookupd serve` in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int, http_port: int) -> None:
-        self.process = process
-        self.port = port
-        self.url = f"http://127.0.0.1:{http_port}"
-
-    def count(self, name: str, **labels: str) -> int:
-        """A counter of the pdb dialect, over all labels that are not given."""
-        labels["dialect"] = "pdb"
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
-            families = list(text_string_to_metric_families(response.read().decode()))
-        samples = [sample for family in families for sample in family.samples]
-        found = [s for s in samples if s.name == f"lookupd_queries_{name}_total" and labels.items() <= s.labels.items()]
-        assert found, (name, labels)
-        return int(sum(sample.value for sample in found))
-
-    def ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as response:
-                return bool(response.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Halted as by a debugger: datagrams arrive and wait."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.process.pid, os.WUNTRACED)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 @contextlib.contextmanager
 def run_server(bench: Workbench, settings: str = "") -> Iterator[Server]:
     """At the end every query that it received must be accounted for."""
     port, http_port = free_port(), free_port()
     listen = f'pdb = ["udp://127.0.0.1:{port}"]\nhttp = "http://127.0.0.1:{http_port}"'
     with run_daemon(bench.config(settings, listen)) as process:
-        server = Server(process, port, http_port)
+        server = Server(process, "pdb", port, http_port)
         yield server
         if process.poll() is None:
-            assert server.count("received") == sum(map(server.count, ("answered", "refused", "dropped"))) > 0
+            assert server.is_conserved()
+            assert server.count("received") > 0
 
 
 class Kamailio:
@@ -127,72 +80,14 @@ class Kamailio:
         return sum(server.count("dropped", reason="late") for server in self.servers if server.process.poll() is None)
 
 
-class Calls:
-    """One run of SIPp."""
-
-    def __init__(self, folder: Path, port: int, expected: dict[str, str]) -> None:
-        self.expected = expected
-        self.log, self.errors, numbers = folder / "answers.log", folder / "errors.log", folder / "numbers.csv"
-        numbers.write_text("SEQUENTIAL\n" + "".join(f"{number};{answer}\n" for number, answer in expected.items()))
-        for log in (self.log, self.errors):
-            log.unlink(missing_ok=True)
-        assert SIPP
-        command: list[str | Path] = [SIPP, f"127.0.0.1:{port}", "-sf", HERE / "sipp-np-dip.xml", "-inf", numbers]
-        command += ["-i", "127.0.0.1", "-p", str(free_port())]
-        command += ["-ci", "127.0.0.1", "-cp", str(free_port())]
-        command += ["-m", str(len(expected)), "-r", "400", "-timeout", "20s", "-timeout_error", "-nostdin"]
-        command += ["-trace_logs", "-log_file", self.log, "-trace_err", "-error_file", self.errors]
-        self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def answers(self) -> dict[str, str]:
-        """What was answered to each number, once all calls have ended."""
-        code = self.process.wait(30)
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        answers = dict(line.split(";") for line in lines)
-        told = self.errors.read_text() if self.errors.exists() else ""
-        assert answers.keys() == self.expected.keys(), told
-        assert code == (answers != self.expected), told
-        return answers
-
-
 @contextlib.contextmanager
-def run_kamailio(folder: Path, *servers: Server, workers: int = 2) -> Iterator[Kamailio]:
+def run_proxy(folder: Path, *servers: Server, workers: int = 2) -> Iterator[Kamailio]:
     """Kamailio that asks these servers, until the block ends."""
     port = free_port()
     addresses = ",".join(f"127.0.0.1:{server.port}" for server in servers)
     defined = {"SIP_PORT": port, "PDB_SERVERS": f'"{addresses}"', "PDB_TIMEOUT_MS": PATIENCE_MS, "WORKERS": workers}
-    assert KAMAILIO
-    command: list[str | Path] = [KAMAILIO, "-f", HERE / "kamailio-pdb.cfg", "-DD", "-E", "-m", "64", "-M", "8"]
-    command += ["-Y", folder, "-P", folder / "kamailio.pid"]
-    command += [part for name, value in defined.items() for part in ("-A", f"{name}={value}")]
-    log = folder / "kamailio.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        wait_until(lambda: process.poll() is not None or answers_options(port))
-        assert process.poll() is None, log.read_text()
+    with run_kamailio(folder, CONFIGURATION, port, defined):
         yield Kamailio(folder, port, servers)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # workers that outlived it
-
-
-def answers_options(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.1)
-        sock.connect(("127.0.0.1", port))
-        here = f"127.0.0.1:{sock.getsockname()[1]}"
-        head = f"OPTIONS sip:127.0.0.1:{port} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bK{here}\r\n"
-        rest = f"From: <sip:{here}>;tag=1\r\nTo: <sip:127.0.0.1>\r\nCall-ID: {here}\r\nCSeq: 1 OPTIONS\r\n\r\n"
-        try:
-            sock.send((head + rest).encode())
-            return sock.recv(4096).startswith(b"SIP/2.0 200 ")
-        except OSError:
-            return False
 
 
 def unread_bytes(port: int) -> int:
@@ -201,9 +96,9 @@ def unread_bytes(port: int) -> int:
     return sum(int(row[4].split(":")[1], 16) for row in rows if row[1] == f"0100007F:{port:04X}")
 
 
-@needs_programs
+@needs_kamailio
 def test_each_kind_of_number_gets_its_answer(loaded: Workbench) -> None:
-    with run_server(loaded) as server, run_kamailio(loaded.folder, server) as kamailio:
+    with run_server(loaded) as server, run_proxy(loaded.folder, server) as kamailio:
         kamailio.call(
             {
                 PORTED: "102",
@@ -226,29 +121,29 @@ def test_each_kind_of_number_gets_its_answer(loaded: Workbench) -> None:
         assert server.count("odd") == 0
 
 
-@needs_programs
+@needs_kamailio
 def test_what_is_no_number_has_no_carrier(loaded: Workbench) -> None:
     malformed = [f"+{PORTED}", "88691234567a", "operator", "8869-1234-5678"]
     wrong_length = ["8", "88691234567", f"{PORTED}9", f"{PORTED}9999", PORTED[:8] * 4, PORTED[:8] * 4 + "1", "8" * 248]
     numbers = malformed + wrong_length
-    with run_server(loaded) as server, run_kamailio(loaded.folder, server) as kamailio:
+    with run_server(loaded) as server, run_proxy(loaded.folder, server) as kamailio:
         kamailio.call(dict.fromkeys(numbers, NO_CARRIER))
         assert server.count("answered") == len(numbers)
 
 
-@needs_programs
+@needs_kamailio
 def test_unmapped_carrier_id_is_a_setting(loaded: Workbench) -> None:
     with (
         run_server(loaded, "[pdb]\nunmapped_carrier_id = 32767") as server,
-        run_kamailio(loaded.folder, server) as kamailio,
+        run_proxy(loaded.folder, server) as kamailio,
     ):
         kamailio.call({PORTED: "102", "886223450000": "32767"})
 
 
-@needs_programs
+@needs_kamailio
 def test_calls_at_the_same_time_get_their_own_answers(loaded: Workbench) -> None:
     expected = {f"8869{2 if n % 2 else 1}1{n:06}": "102" if n % 2 else "101" for n in range(200)}
-    with run_server(loaded) as server, run_kamailio(loaded.folder, server, workers=4) as kamailio:
+    with run_server(loaded) as server, run_proxy(loaded.folder, server, workers=4) as kamailio:
         kamailio.call(expected)
 
 
@@ -259,14 +154,14 @@ STEPS_TO_DATA = (
 )
 
 
-@needs_programs
+@needs_kamailio
 @pytest.mark.parametrize("steps_done", [0, 1, 2], ids=["no_store", "no_snapshot", "old_data"])
 def test_server_without_usable_data_is_silent_until_it_has_some(workbench: Workbench, steps_done: int) -> None:
     for step in STEPS_TO_DATA[:steps_done]:
         step(workbench)
     with (
         run_server(workbench, '[limits]\nstale_after = "1h"') as server,
-        run_kamailio(workbench.folder, server) as kamailio,
+        run_proxy(workbench.folder, server) as kamailio,
     ):
         kamailio.call({PORTED: SILENCE, UNALLOCATED: SILENCE, "operator": SILENCE})
         assert server.count("dropped", reason="unavailable") > 0 == server.count("answered")
@@ -276,10 +171,10 @@ def test_server_without_usable_data_is_silent_until_it_has_some(workbench: Workb
         kamailio.call({PORTED: "102", UNALLOCATED: NO_CARRIER, "operator": NO_CARRIER})
 
 
-@needs_programs
+@needs_kamailio
 def test_late_answer_is_not_sent_and_so_not_taken_for_the_next_calls(loaded: Workbench) -> None:
     # One worker, so the second call waits at the socket that the first one's late answer would come to.
-    with run_server(loaded) as server, run_kamailio(loaded.folder, server, workers=1) as kamailio:
+    with run_server(loaded) as server, run_proxy(loaded.folder, server, workers=1) as kamailio:
         with server.stopped():
             assert kamailio.dial({UNALLOCATED: SILENCE}).answers() == {UNALLOCATED: SILENCE}
             unread = unread_bytes(server.port)
@@ -292,7 +187,7 @@ def test_late_answer_is_not_sent_and_so_not_taken_for_the_next_calls(loaded: Wor
         assert server.count("answered") == server.count("answered", outcome="ported") == 1
 
 
-@needs_programs
+@needs_kamailio
 def test_replica_that_died_or_has_no_data_leaves_the_answer_to_the_other(loaded: Workbench) -> None:
     with contextlib.ExitStack() as stack:
         (empty_folder := loaded.folder / "empty").mkdir()
@@ -303,7 +198,7 @@ def test_replica_that_died_or_has_no_data_leaves_the_answer_to_the_other(loaded:
         first, twin, empty = (
             stack.enter_context(run_server(bench)) for bench in (loaded, twin_bench, Workbench(empty_folder))
         )
-        kamailio = stack.enter_context(run_kamailio(loaded.folder, empty, first, twin))
+        kamailio = stack.enter_context(run_proxy(loaded.folder, empty, first, twin))
         expected = {PORTED: "102", HELD: "101", UNALLOCATED: NO_CARRIER}
         kamailio.call(expected)
         first.kill()
@@ -313,9 +208,9 @@ def test_replica_that_died_or_has_no_data_leaves_the_answer_to_the_other(loaded:
         assert empty.count("dropped", reason="unavailable") > 0 == empty.count("answered")
 
 
-@needs_programs
+@needs_kamailio
 def test_call_after_a_delta_gets_the_new_carrier(loaded: Workbench) -> None:
-    with run_server(loaded) as server, run_kamailio(loaded.folder, server) as kamailio:
+    with run_server(loaded) as server, run_proxy(loaded.folder, server) as kamailio:
         kamailio.call({HELD: "101", PORTED: "102"})
         loaded.delta({"kind": "port", "tn": HELD, "recipient": "1402"}, {"kind": "return", "tn": PORTED}, sequence=2)
         kamailio.call({HELD: "102", PORTED: "1000"})

@@ -77,6 +77,7 @@ odd_names = st.one_of(
         lambda found: b"".join(bytes([len(label)]) + label for label in found if label) + b"\0"
     ),
     st.binary(max_size=300),
+    names.filter(lambda name: len(name) < 60).map(lambda name: bytes([len(name) + 1]) + b"\x018" + name),
     names.map(lambda name: name[:-1] + b"\xc0\x0c"),
 )
 options = st.lists(st.tuples(st.integers(0, 65_535), st.binary(max_size=40)), max_size=4).map(

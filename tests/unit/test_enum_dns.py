@@ -9,7 +9,7 @@ import pytest
 
 from lookupd.engine import Engine
 from lookupd.limits import AMPLIFICATION_MAX, DNS_ADDITIONAL_MAX, DNS_ANSWER_BYTES_MAX
-from lookupd.model import Outcome, UnixSeconds
+from lookupd.model import UnixSeconds
 from lookupd.observe.counters import OVER_RATE, RATE, UNSENT
 from lookupd.store.schema import BLOCK_KEY
 from tests.conftest import PLAN, Workbench
@@ -199,6 +199,9 @@ def test_own_replies_sent_back_get_silence(engine: Engine) -> None:
 
 LONGEST = labels(".".join(["a" * 63] * 3 + ["b" * 61])) + b"\0"
 
+OTHER = labels("key.example") + b"\0" + struct.pack(">HHIH", 250, 255, 0, 3) + b"abc"
+"""A record that is passed over."""
+
 MALFORMED: list[tuple[str, bytes]] = [
     ("no question", query(b"", counts=(0, 0, 0, 0))[:12]),
     ("no question, but its bytes", query("np.example", counts=(0, 0, 0, 0))),
@@ -217,7 +220,10 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("an answer", query("np.example", counts=(1, 1, 0, 0), rest=b"\0\0\1\0\1\0\0\0\0\0\0")),
     ("an authority", query("np.example", counts=(1, 0, 1, 0), rest=b"\0\0\1\0\1\0\0\0\0\0\0")),
     ("an answer is announced, none there", query("np.example", counts=(1, 1, 0, 0))),
-    ("too many additional records", query("np.example", counts=(1, 0, 0, DNS_ADDITIONAL_MAX + 1), rest=OPT)),
+    (
+        "too many additional records",
+        query("np.example", counts=(1, 0, 0, DNS_ADDITIONAL_MAX + 1), rest=OPT + OTHER * DNS_ADDITIONAL_MAX),
+    ),
     ("65,535 additional records", query("np.example", counts=(1, 0, 0, 65_535))),
     ("an additional record is announced, none there", query("np.example", counts=(1, 0, 0, 1))),
     ("two are announced, one is there", query("np.example", counts=(1, 0, 0, 2), rest=OPT)),
@@ -304,17 +310,19 @@ def test_longest_apex_that_fits_is_meant(engine: Engine) -> None:
 
 
 def test_apex_is_not_found_inside_a_label(engine: Engine) -> None:
-    """A label whose last bytes look like the apex: 12 bytes of `np.example` behind `8.`."""
-    inner = b"\x0e\x01x" + APEX[:-1] + b"\x01"
-    assert read(Bench(engine).ask(query(inner[:15] + b"\0", 35))).rcode == "REFUSED"
+    """One label that ends with all bytes of the apex, before the root that both have."""
+    for inner in (b"x" + APEX[:-1], b"\x018" + APEX[:-1], APEX[:-1]):
+        name = bytes([len(inner)]) + inner + b"\0"
+        assert name.endswith(APEX)
+        assert read(Bench(engine).ask(query(name, rest=OPT))) == REFUSED
 
 
 def test_label_bytes_that_look_like_digits_are_not(engine: Engine) -> None:
-    """Bytes 01 at every second place, but one label: a length of 3 in front."""
+    """A label of three bytes, the middle one 01, as if there were two of one digit."""
     bench = Bench(engine)
-    assert read(bench.ask(query(b"\x038\x018" + APEX, 35))).rcode == "NXDOMAIN"
-    assert read(bench.ask(query(b"\x01\x018" + APEX[:-1] + b"\0", 35))).rcode in {"REFUSED", "NXDOMAIN", "FORMERR"}
-    assert bench.counters.answered == [0] * len(Outcome)
+    for name in (b"\x038\x018" + APEX, b"\x018\x038\x018" + APEX, b"\x01\x01" + APEX, b"\x01\xb2" + APEX):
+        assert read(bench.ask(query(name, rest=OPT))) == NOTHING
+    assert bench.told() == {"other": 4}
 
 
 # -- EDNS ------------------------------------------------------------------------------------------------
@@ -341,13 +349,12 @@ def test_options_are_ignored(engine: Engine, option: str) -> None:
 
 def test_other_additional_records_are_passed_over(engine: Engine) -> None:
     """TSIG, SIG(0), and whatever else: up to the bound, before the OPT or behind it."""
-    record = labels("key.example") + b"\0" + struct.pack(">HHIH", 250, 255, 0, 3) + b"abc"
     for before in range(DNS_ADDITIONAL_MAX):
         behind = DNS_ADDITIONAL_MAX - 1 - before
-        rest = record * before + OPT + record * behind
+        rest = OTHER * before + OPT + OTHER * behind
         message = query(name_of("886912345678"), counts=(1, 0, 0, DNS_ADDITIONAL_MAX), rest=rest)
         assert read(Bench(engine).ask(message)) == found(naptr(";npdi;rn=+D0402"))
-    message = query(name_of("886912345678"), counts=(1, 0, 0, 1), rest=record)
+    message = query(name_of("886912345678"), counts=(1, 0, 0, 1), rest=OTHER)
     assert read(Bench(engine).ask(message)).options is None
 
 
@@ -494,7 +501,7 @@ def test_prefix_over_its_rate_is_sent_to_tcp(engine: Engine) -> None:
     assert bench.told() == {"ported": 1, "rate": 4}
     assert read(bench.ask(number_query("886912345678"), ("198.51.100.1", 5000))).answers
     over_tcp = Bench(engine, udp=False, per_prefix=1)
-    assert [over_tcp.number("886912345678").rcode for _ in range(3)] == ["NOERROR"] * 3
+    assert [len(over_tcp.number("886912345678").answers) for _ in range(3)] == [1, 1, 1]
 
 
 def test_query_that_its_prefix_may_not_ask_takes_nothing_from_the_client(engine: Engine) -> None:
