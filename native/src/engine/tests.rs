@@ -105,6 +105,20 @@ fn damaged_block_and_missing_routes_are_unavailable_and_counted_once() {
 }
 
 #[test]
+fn what_lies_under_digits_and_cannot_be_read_may_be_there_and_is_noted() {
+    let (_folder, _made, opened) = store(&rows(7));
+    let service = Service::new(terms(Some(&opened), 0.0));
+    let mut engine = Engine::new(Arc::clone(&service));
+    engine.begin(NOW);
+    for (digits, is_there) in [("88691234567", true), ("88691234566", false), ("886912", true), ("886913", false)] {
+        assert_eq!(engine.has_under(digits.as_bytes(), false), is_there, "{digits}");
+    }
+    assert!(service.damaged_blocks(7).is_empty());
+    assert!(engine.has_under(b"88691234600", false));
+    assert_eq!((engine.take_unreadable(), service.damaged_blocks(7)), (0, vec![BLOCK + 1]));
+}
+
+#[test]
 fn damage_of_a_store_is_forgotten_when_a_restored_one_of_the_same_serial_takes_its_place() {
     let (_old_folder, _old_made, old) = store(&rows(7));
     let mut restored_rows = rows(7);
