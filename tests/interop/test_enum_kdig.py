@@ -41,7 +41,6 @@ from tests.interop.enum_site import (
     UNMAPPED,
     EnumServer,
     name_of,
-    naptr,
     run_enum,
 )
 
