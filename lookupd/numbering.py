@@ -111,6 +111,14 @@ class Plan:
             return dialled if dialled[0] != "0" else None
         return None
 
+    def digits_in(self, context: str, dialled: str) -> str | None:
+        """The same of a number that was dialled where all numbers begin with the digits `context` (RFC 3966 section
+        5.1.5): its own stand behind those, but for this plan's trunk prefix, which switches leave in front of them.
+        """
+        if context == self.country_code and self._reads_national and dialled.startswith(self.trunk_prefix):
+            return self.digits(dialled)
+        return self.digits(f"+{context}{dialled}")
+
     def read(self, dialled: str) -> TN | None:
         """The number in E.164 form, or None; see `digits`."""
         digits = self.digits(dialled)

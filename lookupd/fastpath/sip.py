@@ -134,7 +134,11 @@ class SipResponder(Tallies):
             return _URI_FAULTS[error.reason]
         if target.dipped:
             return _DIPPED
-        digits = self._engine.plan.digits(target.asked)
+        plan = self._engine.plan
+        if target.context_digits:
+            digits = plan.digits_in(target.context_digits, target.digits)
+        else:
+            digits = plan.digits(target.asked)
         verdict = self._redirect(settings, target, digits, self._engine.find(digits))
         if settings.tell:
             header = sip.told(self._engine.serial, self._engine.age_seconds)

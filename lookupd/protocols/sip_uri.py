@@ -33,7 +33,8 @@ class Target(msgspec.Struct, frozen=True):
 
     scheme: in small letters. number, host: as written; host with its port, b"" in a tel URI. context: the
     phone-context as written, b"" = none. asked: the number without separators, as `Plan.digits` takes it; "" = not a
-    number. digits: of the number alone. dipped: the number has `npdi` or `rn` already (RFC 4694 section 5).
+    number. digits: of the number alone. context_digits: of the context that completes them, "" = of none. dipped: the
+    number has `npdi` or `rn` already (RFC 4694 section 5).
     """
 
     scheme: bytes
@@ -42,6 +43,7 @@ class Target(msgspec.Struct, frozen=True):
     host: bytes
     asked: str
     digits: str
+    context_digits: str
     dipped: bool
 
 
@@ -67,9 +69,9 @@ def read_target(uri: bytes) -> Target:
     if _CONTEXT.fullmatch(context) is None:
         context = b""
     plus, digits = _read_number(number)
-    return Target(
-        scheme, number, context, host, _complete(plus, digits, context), digits, b"npdi" in names or b"rn" in names
-    )
+    context_digits = _completing(context) if digits and not plus else ""
+    asked = f"+{context_digits}{digits}" if digits and (plus or context_digits) else digits
+    return Target(scheme, number, context, host, asked, digits, context_digits, b"npdi" in names or b"rn" in names)
 
 
 def contact(settings: SipSettings, target: Target, rn: str | None, cic: str | None) -> bytes:
@@ -112,14 +114,10 @@ def _read_number(number: bytes) -> tuple[bool, str]:
     return plus, digits.decode("ascii") if digits.isdigit() else ""
 
 
-def _complete(plus: bool, digits: str, context: bytes) -> str:
-    """A local number with a context of digits is a global one (RFC 3966 section 5.1.5); else it is as it was dialled.
+def _completing(context: bytes) -> str:
+    """The digits that stand before a local number to make a global one of it (RFC 3966 section 5.1.5); "" = none.
 
     Of a context that is a domain name nothing is known: the plan reads the number's national form.
     """
-    if not digits:
-        return ""
-    if plus:
-        return f"+{digits}"
-    is_global, prefix = _read_number(context)
-    return f"+{prefix}{digits}" if is_global and prefix else digits
+    is_global, digits = _read_number(context)
+    return digits if is_global else ""

@@ -234,6 +234,11 @@ impl Engine {
         located.digits.as_ref().is_some_and(|digits| self.terms.plan.is_incomplete(digits))
     }
 
+    /// The same of a number behind a context; see `Plan::digits_in`.
+    pub fn digits_in(&self, context: &[u8], dialled: &[u8], whole: &[u8]) -> Option<Digits> {
+        self.terms.plan.digits_in(context, dialled, whole)
+    }
+
     /// Find the number's block and have the processor fetch it.
     pub fn locate(&self, digits: Option<Digits>) -> Located<'_> {
         let block = match (&self.reader, &digits) {

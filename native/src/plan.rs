@@ -132,6 +132,15 @@ impl Plan {
         }
     }
 
+    /// The same of a number that was dialled where all numbers begin with the digits `context`: its own stand behind
+    /// those, but for this plan's trunk prefix. whole: a `+`, the context and the number.
+    #[inline]
+    pub fn digits_in(&self, context: &[u8], dialled: &[u8], whole: &[u8]) -> Option<Digits> {
+        let is_national =
+            context == self.country_code && self.trunk_prefix.as_ref().is_some_and(|trunk| dialled.starts_with(trunk));
+        self.digits(if is_national { dialled } else { whole })
+    }
+
     /// Whether the number is of a kind that can be ported; None for a wrong length, or another country's.
     #[inline]
     pub fn portable(&self, digits: &Digits) -> Option<bool> {

@@ -563,6 +563,7 @@ def test_stream_needs_content_length_and_bounds_it(tcp: Asked) -> None:
         ("+886912345678;cpc=ordinary;isub=12", "+886912345678"),
         ("0912345678;phone-context=gw.example", "0912345678;phone-context=gw.example"),
         ("912345678;phone-context=+886", "912345678;phone-context=+886"),
+        ("0912345678;phone-context=+886", "0912345678;phone-context=+886"),
         ("912345678;x=1;Phone-Context=+8-8-6;y", "912345678;phone-context=+8-8-6"),
         ("912345678;phone-context=%2B886", "912345678;phone-context=%2B886"),
         ("345678;phone-context=+886912;phone-context=+1", "345678;phone-context=+886912"),

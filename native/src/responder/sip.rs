@@ -111,7 +111,11 @@ impl Dialect for Sip {
     fn number(&self, question: &SipQuestion<'_>, engine: &Engine) -> Option<Digits> {
         match question {
             SipQuestion::Asked(Asked { request, wants: Wants::Route(target), .. }) => {
-                engine.digits(target.dialled(&request.uri).as_bytes())
+                let dialled = target.dialled(&request.uri);
+                match dialled.context() {
+                    [] => engine.digits(dialled.as_bytes()),
+                    context => engine.digits_in(context, dialled.digits(), dialled.as_bytes()),
+                }
             }
             _ => None,
         }

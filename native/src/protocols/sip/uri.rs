@@ -53,8 +53,15 @@ impl Dialled {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    fn digits(&self) -> &[u8] {
+    /// Of the number alone.
+    pub fn digits(&self) -> &[u8] {
         self.bytes.get(self.digits_at..self.length).unwrap_or_default()
+    }
+
+    /// Of the context that completes it; empty if none does.
+    #[inline]
+    pub fn context(&self) -> &[u8] {
+        self.bytes.get(1..self.digits_at).unwrap_or_default()
     }
 
     #[inline]
