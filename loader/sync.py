@@ -27,10 +27,11 @@ from loader.sources.open import open_source
 from loader.steady import SteadyClock, acceptance_file
 from loader.trust import parse_public_key
 from lookupd.access import Access
-from lookupd.config import CLOCK_FILE, Config, parse_endpoint, warnings
+from lookupd.config import CLOCK_FILE, Config, parse_endpoint
 from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
+from lookupd.second_look import warnings
 from lookupd.store.reader import Reader
 from lookupd.store.waiting import Waiting
 from lookupd.store.writer import Writer

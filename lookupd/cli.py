@@ -94,7 +94,7 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
     """
 
     def work() -> None:
-        from lookupd.config import warnings
+        from lookupd.second_look import warnings
 
         settings = read_config(file)
         found = warnings(settings)

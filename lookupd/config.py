@@ -442,25 +442,3 @@ def parse_endpoint(url: str) -> Endpoint:
     except ValueError:
         raise ValueError(f"{url}: {parts.hostname!r} is no address: listeners take addresses, not names") from None
     return Endpoint(parts.scheme, host, port)
-
-
-def warnings(config: Config) -> list[str]:
-    """What is allowed but deserves a second look before a start."""
-    found = []
-    if not config.endpoints():
-        found.append("listen: nothing is served: name at least one listener")
-    beyond = [str(endpoint) for _, endpoint in config.endpoints() if not endpoint.is_loopback]
-    networks = [ipaddress.ip_network(source) for client in config.clients for source in client.sources]
-    if beyond and all(network.is_loopback for network in networks):
-        found.append(f"client: {', '.join(beyond)} listens beyond loopback, but only loopback is answered")
-    found += [
-        f"client: {network} is wider than a /8: is that meant?"
-        for network in networks
-        if network.num_addresses > 1 << (24 if network.version == 4 else 96)
-    ]
-    found += [
-        f"feed.{name}: no public_key: files are taken without a signature"
-        for name, feed in config.feeds.items()
-        if not feed.public_keys
-    ]
-    return found

@@ -16,7 +16,7 @@ import msgspec
 
 from lookupd import fastpath
 from lookupd.access import Access
-from lookupd.config import Config, Endpoint, read_config, warnings
+from lookupd.config import Config, Endpoint, read_config
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError, LookupdError, StoreError
 from lookupd.fastpath.path import Listener as UdpListening
@@ -27,6 +27,7 @@ from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
 from lookupd.protocols.framings import FRAMINGS
+from lookupd.second_look import warnings
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.transports.http import HttpListener

@@ -99,11 +99,20 @@ def view(
     return AnswerView(number, outcome.label, None, rn, None, None, serial, age_seconds)
 
 
-def read_parameters(text: str) -> tuple[bool, str | None]:
-    """Of the user part of a SIP URI, or of a tel URI: whether a dip was made, and its `rn` without the plus sign."""
+class Told(msgspec.Struct, frozen=True):
+    """What the parameters of a URI say: whether a dip was made, the `rn` without its plus sign, whether the number was
+    ported, which a `cic` alone says too."""
+
+    dipped: bool
+    rn: str | None
+    ported: bool
+
+
+def read_parameters(text: str) -> Told:
+    """Of the user part of a SIP URI, or of a tel URI."""
     found: dict[str, str] = {}
     for parameter in text.split(";")[1:]:
         name, _, value = parameter.partition("=")
         found.setdefault(name.strip().lower(), value.strip())
-    rn = found.get("rn")
-    return "npdi" in found, rn.removeprefix("+") if rn else None
+    rn = found.get("rn", "").removeprefix("+") or None
+    return Told("npdi" in found or rn is not None, rn, rn is not None or "cic" in found)

@@ -73,10 +73,10 @@ def _read(server: Server, asked: str, answer: dns.message.Message) -> AnswerView
     parts = regexp.split(regexp[:1]) if regexp else []
     if len(parts) != 4:
         raise WrongAnswer(f"{server.url}: a NAPTR whose rule cannot be read: {regexp!r}")
-    dipped, rn = read_parameters(parts[2].partition("@")[0])
-    if not dipped and rn is None:
+    told = read_parameters(parts[2].partition("@")[0])
+    if not told.dipped:
         raise WrongAnswer(f"{server.url}: a URI without npdi: {parts[2]!r}")
-    return view(asked, Outcome.NOT_PORTED if rn is None else Outcome.PORTED, rn, serial, age_seconds)
+    return view(asked, Outcome.PORTED if told.ported else Outcome.NOT_PORTED, told.rn, serial, age_seconds)
 
 
 def _told(answer: dns.message.Message) -> tuple[int, int | None]:

@@ -152,10 +152,11 @@ def _read(server: Server, asked: str, reply: Reply) -> AnswerView:
     contact = reply.fields.get("contact", "")
     found = _CONTACT.search(contact)
     user = (found["user"] or found["tel"] or "") if found else ""
-    dipped, rn = read_parameters(user)
-    if not dipped and rn is None:
+    said = read_parameters(user)
+    if not said.dipped:
         raise WrongAnswer(f"{server.url}: a Contact without npdi: {contact!r}")
-    number = user.partition(";")[0]
+    rn, number = said.rn, user.partition(";")[0]
     if rn is None and number.removeprefix("+") != asked.removeprefix("+"):
         rn = number.removeprefix("+")  # the routing number in the number's place, or before it: by the server's profile
-    return view(asked, Outcome.NOT_PORTED if rn is None else Outcome.PORTED, rn, serial, age_seconds)
+    is_ported = said.ported or rn is not None
+    return view(asked, Outcome.PORTED if is_ported else Outcome.NOT_PORTED, rn, serial, age_seconds)

@@ -77,7 +77,7 @@ class SwitchServed:
 
 
 @pytest.fixture
-def served_as_switches_ask(loaded: Workbench, python_engine: None) -> Iterator[SwitchServed]:
+def served_as_switches_ask(loaded: Workbench) -> Iterator[SwitchServed]:
     found = SwitchServed(loaded)
     with run_daemon(found.config):
         yield found
@@ -234,7 +234,6 @@ def test_enum_and_sip_answers_are_read_as_they_are_meant(
 
 
 @pytest.mark.parametrize("form", ["replace", "prefix"])
-@pytest.mark.usefixtures("python_engine")
 def test_routing_number_in_the_place_of_the_number_is_seen(loaded: Workbench, numbers: Path, form: str) -> None:
     served = SwitchServed(loaded, f'[sip]\nform = "{form}"\nnpdi = "npdi=yes"\nstatus = 301')
     with run_daemon(served.config):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dns.flags
+import dns.message
 import pytest
 
-from lookupd.config import Config, parse_endpoint, read_config, warnings
+from lookupd.config import Config, parse_endpoint, read_config
 from lookupd.errors import ConfigError
+from lookupd.protocols import dns as codec
+from lookupd.protocols.enum_dns import profile_of
+from lookupd.second_look import warnings
 from lookupd.units import format_time, parse_duration, parse_size, parse_time
 from tests.conftest import free_port, run_cli
 
@@ -203,6 +208,98 @@ def test_second_looks_are_asked_for(tmp_path: Path) -> None:
         write(tmp_path, "[listen]\nhttp='http://127.0.0.1:1'\n[[client]]\nname='a'\nsources=['0.0.0.0/0']")
     )
     assert "wider than a /8" in warnings(wide)[0]
+
+
+SWITCHES = """
+[listen]
+enum = ["udp://127.0.0.1:53", "tcp://127.0.0.1:53"]
+sip = ["udp://127.0.0.1:5060", "udp://[::1]:5070"]
+[[client]]
+name = "a"
+sources = ["127.0.0.0/8"]
+"""
+UNMAPPED = 'unmapped_routing_number = "0"\n'
+
+
+@pytest.mark.parametrize(
+    ("profiles", "said"),
+    [
+        ("", []),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}", []),
+        (f"[client.enum]\n{UNMAPPED}[client.sip]\n{UNMAPPED}", []),
+        (f"[enum]\n{UNMAPPED}[client.sip]\nunmapped_routing_number = 'D0'", ["client a: sip.unmapped", "+D0"]),
+        (f"[enum]\n{UNMAPPED}[sip]\nunmapped_routing_number = 'D0'", ["sent as +D0", "rn_context"]),
+        (f"[enum]\n{UNMAPPED}[sip]\nunmapped_routing_number = 'D0'\nrn_context = '+886'", []),
+        (f"[enum]\n{UNMAPPED}ttl = 3600\n[sip]\n{UNMAPPED}", []),
+        (f"[enum]\n{UNMAPPED}ttl = 3601\n[sip]\n{UNMAPPED}", ["enum.ttl: 3601 s", "limits.port, 3600 s"]),
+        (f"[enum]\n{UNMAPPED}negative_ttl = 7200\n[sip]\n{UNMAPPED}", ["enum.negative_ttl: 7200 s"]),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}status = 301", ["sip.status: 301"]),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}domain = '127.0.0.1'", ["sip.domain: 127.0.0.1 is where listen.sip"]),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}domain = '[::1]:5070'", ["sip.domain: [::1]:5070 is where"]),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}domain = '[::1]'", []),
+        (f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}domain = '127.0.0.1:5061'", []),
+        (
+            f"[enum]\n{UNMAPPED}service = 'E2U+pstn:sip'\ndomain = '127.0.0.1:5060'\n[sip]\n{UNMAPPED}",
+            ["enum.domain: 127.0.0.1:5060 is where listen.sip listens"],
+        ),
+        (
+            f"[enum]\n{UNMAPPED}service = ['E2U+pstn:tel', 'E2U+pstn:sip']\ndomain = 'gateway.north.carrier.example'\n"
+            f"[sip]\n{UNMAPPED}",
+            ["without EDNS has room for 204: it is cut"],
+        ),
+    ],
+)
+def test_second_looks_at_what_switches_ask(tmp_path: Path, profiles: str, said: list[str]) -> None:
+    # A client's sections belong to the client before them.
+    common, client = profiles.partition("[client.")[::2]
+    text = common + SWITCHES + ("[client." + client if client else "")
+    found = warnings(read_config(write(tmp_path, text)))
+    assert bool(found) is bool(said), found
+    for part in said:
+        assert part in " ".join(found)
+
+
+def test_cut_answers_are_foretold_as_the_dialect_cuts_them(tmp_path: Path) -> None:
+    """A domain one byte too long, of many: what is said is what the codec does."""
+    both = 'service = ["E2U+pstn:tel", "E2U+pstn:sip"]'
+    told = []
+    for length in range(1, 100):
+        profile = f"[enum]\napex = 'np.example'\n{UNMAPPED}{both}\ndomain = '{'a' * length}'\n"
+        config = read_config(write(tmp_path, f"{profile}[sip]\n{UNMAPPED}{SWITCHES}"))
+        settings = config.clients[0].enum
+        question = dns.message.make_query("8.7.6.5.4.3.2.1.9.6.8.8.np.example", "NAPTR").to_wire()
+        query = codec.decode_query(question)
+        answers = profile_of(settings).records("0", None)
+        reply = codec.encode_reply(
+            query,
+            codec.NOERROR,
+            codec.Sections(answers=answers, answer_count=2),
+            bytes_max=codec.datagram_bytes_max(query),
+        )
+        is_cut = bool(dns.message.from_wire(reply).flags & dns.flags.TC)
+        assert is_cut is any("it is cut" in each for each in warnings(config)), length
+        told.append(is_cut)
+    assert set(told) == {False, True}
+
+
+def test_second_looks_at_who_can_be_reached(tmp_path: Path) -> None:
+    def told(listen: str, client: str = "") -> str:
+        profiles = f"[enum]\n{UNMAPPED}[sip]\n{UNMAPPED}"
+        return " ".join(warnings(read_config(write(tmp_path, f"{profiles}[listen]\n{listen}\n{client}"))))
+
+    assert "listen.enum: 127.0.0.1 port 53 over UDP alone" in told("enum = ['udp://127.0.0.1:53']")
+    assert "over UDP alone" in told("enum = ['udp://127.0.0.1:53', 'tcp://127.0.0.1:54']")
+    assert "UDP alone" not in told(
+        "enum = ['udp://127.0.0.1:53', 'tcp://127.0.0.1:53']\nsip = ['udp://127.0.0.1:5060']"
+    )
+    assert "enum: has settings, but listen.enum names no listener" in told("sip = ['udp://127.0.0.1:5060']")
+    client = "[[client]]\nname = 'a'\nsources = ['{}']\nqueries_per_prefix = {}"
+    sip = "sip = ['udp://0.0.0.0:5060']"
+    assert "client a: queries_per_prefix is 0" in told(sip, client.format("8.8.0.0/16", 0))
+    assert "client a: queries_per_prefix is 0" in told(sip, client.format("2600::/48", 0))
+    for source, rate in (("8.8.0.0/16", 5), ("8.8.8.0/24", 0), ("10.0.0.0/8", 0), ("2600::/56", 0)):
+        assert "queries_per_prefix" not in told(sip, client.format(source, rate))
+    assert "queries_per_prefix" not in told("sip = ['tcp://0.0.0.0:5060']", client.format("8.8.0.0/16", 0))
 
 
 def test_endpoint_is_printed_as_it_is_written() -> None:

@@ -140,6 +140,15 @@ def test_what_is_no_number_is_refused(server: str) -> None:
         clients.ask([server], ["no@number"], PLAN, 1)
 
 
+@pytest.mark.usefixtures("each_engine")
+@pytest.mark.parametrize("way", ["enum", "sip"])
+async def test_carrier_code_alone_says_ported_too(loaded: Workbench, way: str) -> None:
+    profiles = '[enum]\napex = "np.example"\ncic_context = "+886"\n[sip]\ncic_context = "+886"\n'
+    async with asked(loaded, profiles) as ask:
+        (view,) = await ask(way, "886223450000")
+    assert (view.outcome, view.routing_number) == ("ported", None)
+
+
 # -- servers that are none -------------------------------------------------------------------------------
 
 
