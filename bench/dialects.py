@@ -34,6 +34,7 @@ PROFILES = '[enum]\nunported = "unknown"\n'
 
 DNS_SERVERS = {"knotd": "Knot DNS", "nsd": "NSD"}
 DNS_WAYS = (MANY_SOCKETS, ONE_SOCKET)
+TOOL_WAYS = (ONE_SOCKET, SEGMENTED)
 SIP_WAYS = (MANY_SOCKETS, ONE_SOCKET, SEGMENTED)
 BY_TOOL = " by lookupd bench, "
 LARGER = ("main", "large")
@@ -123,17 +124,24 @@ def _queries(data: Dataset, folder: Path, effort: Effort) -> Path:
 
 
 def _dns_run(server: Server, client: Dnsperf, way: Way) -> Run:
-    port = next(port for name, port in server.ports.items() if name != "http")
+    port = _port(server)
     return Run(server, lambda: client.ask(port, way.sockets, way.sockets * way.window))
 
 
 def _tool_runs(servers: dict[str, Server], numbers: Numbers, effort: Effort) -> dict[str, Run]:
-    """Ours by our own load tool, which can send in segments, beside the echo that is asked the same without."""
+    """Ours and the peers by our own load tool, which can send in segments, beside the echo that is asked without."""
     found = {}
-    for name, way in (("echo", ONE_SOCKET), ("native", ONE_SOCKET), ("native", SEGMENTED)):
-        asker = Asker(servers[name].ports["echo" if name == "echo" else "enum"], "enum", numbers.path, name == "echo")
-        found[f"{name}{BY_TOOL}{way.name}"] = Run(servers[name], partial(asker.ask, way, effort.seconds))
+    for way in TOOL_WAYS:
+        for name in ("echo", *DNS_SERVERS, "native"):
+            if name in servers and not (name == "echo" and way.gso):
+                asker = Asker(_port(servers[name]), "enum", numbers.path, name == "echo")
+                found[f"{name}{BY_TOOL}{way.name}"] = Run(servers[name], partial(asker.ask, way, effort.seconds))
     return found
+
+
+def _port(server: Server) -> int:
+    """Where it is asked over UDP."""
+    return next(port for name, port in server.ports.items() if name != "http")
 
 
 def _enum_note(stores: Stores, effort: Effort, samples: dict[str, Samples]) -> str:
@@ -155,41 +163,39 @@ def _enum_figures(samples: dict[str, Samples], stores: Stores, budget: Budget) -
         by_server = {name.removesuffix(f" {way.name}"): each for name, each in by_dnsperf.items()}
         echo, ours = by_server["echo"], by_server["native"]
         found.append(Figure(f"bare echo by dnsperf, {way.name}", echo.us, QUERY_UNIT))
-        peers = {name: each for name, each in by_server.items() if name in DNS_SERVERS}
-        found += [cpu_figure(f"{DNS_SERVERS[name]}, {way.name}", each, echo) for name, each in peers.items()]
-        found.append(cpu_figure(f"enum, {way.name}", ours, echo))
-        if peers:
-            better = min(peers, key=lambda name: peers[name].us)
-            aim = budget.aims.enum_of_better_peer
-            ratio = ours.to(peers[better], DNS_SERVERS[better])
-            found.append(
-                Figure(
-                    f"enum beside the better peer, {way.name}",
-                    ours.us,
-                    QUERY_UNIT,
-                    ratio,
-                    aim=f"<= {aim:g} x",
-                    met=ratio.median <= aim,
-                )
-            )
-            found.append(_beyond_the_echo(way, ours, peers[better], echo))
+        found += _beside_peers(by_server, echo, way.name, budget)
         found.append(cpu_figure(f"Python path, enum, {way.name}", by_server["python"], echo))
         for size in ("main", "large"):
             if size in by_server:
                 grown = by_server[size].to(ours, f"{stores.small.numbers:,} numbers")
                 numbers = getattr(stores, size).numbers
                 found.append(Figure(f"enum at {numbers:,} numbers, {way.name}", by_server[size].us, QUERY_UNIT, grown))
-    echo = samples[f"echo{BY_TOOL}{ONE_SOCKET.name}"]
-    found.append(Figure(f"bare echo by lookupd bench, {ONE_SOCKET.name}", echo.us, QUERY_UNIT))
-    for way in (ONE_SOCKET, SEGMENTED):
-        found.append(cpu_figure(f"enum by lookupd bench, {way.name}", samples[f"native{BY_TOOL}{way.name}"], echo))
+    for way in TOOL_WAYS:
+        name = f"{BY_TOOL}{way.name}"
+        echo = samples[f"echo{BY_TOOL}{ONE_SOCKET.name}"]
+        by_server = {server.removesuffix(name): each for server, each in samples.items() if server.endswith(name)}
+        if not way.gso:
+            found.append(Figure(f"bare echo{name}", echo.us, QUERY_UNIT))
+        found += _beside_peers(by_server, echo, name.removeprefix(" "), budget)
     return found
 
 
-def _beyond_the_echo(way: Way, ours: Samples, theirs: Samples, echo: Samples) -> Figure:
-    """What is left of both when the kernel's part, which nobody can avoid with plain sockets, is taken away."""
-    value = ours.us - echo.us
-    return Figure(f"enum less the echo, where the peer has {theirs.us - echo.us:.2f}, {way.name}", value, "us")
+def _beside_peers(by_server: dict[str, Samples], echo: Samples, way: str, budget: Budget) -> list[Figure]:
+    """The peers that are installed and ours beside the echo, ours beside the better one of them, and what is left of
+    both when the echo's part, which nobody can avoid with plain sockets, is taken away."""
+    ours = by_server["native"]
+    peers = {name: each for name, each in by_server.items() if name in DNS_SERVERS}
+    found = [cpu_figure(f"{DNS_SERVERS[name]}, {way}", each, echo) for name, each in peers.items()]
+    found.append(cpu_figure(f"enum, {way}", ours, echo))
+    if peers:
+        better = min(peers, key=lambda name: peers[name].us)
+        theirs, aim = peers[better], budget.aims.enum_of_better_peer
+        ratio = ours.to(theirs, DNS_SERVERS[better])
+        name, met = f"enum beside the better peer, {way}", ratio.median <= aim
+        found.append(Figure(name, ours.us, QUERY_UNIT, ratio, aim=f"<= {aim:g} x", met=met))
+        name = f"less the echo, where the peer has {theirs.us - echo.us:.2f}, {way}"
+        found.append(Figure(name, ours.us - echo.us, "us"))
+    return found
 
 
 def _memory_figures(memory: dict[str, tuple[int, int]], stores: Stores, budget: Budget) -> list[Figure]:
