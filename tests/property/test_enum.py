@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dns.edns
@@ -31,12 +29,11 @@ from lookupd.limits import (
     DNS_QUERY_BYTES_MAX,
     E164_DIGITS_MAX,
 )
-from lookupd.model import DROP_REASONS, Outcome, UnixSeconds
+from lookupd.model import DROP_REASONS, Outcome
 from lookupd.observe.counters import QueryCounters
 from lookupd.profiles import EnumSettings, check_enum
 from lookupd.protocols import enum_dns
 from lookupd.protocols.dns import decode_query
-from tests.conftest import PLAN, Workbench
 from tests.enum_bench import OPT, PEER, labels, name_of, query
 from tests.property.test_protocols import evenly, mutations
 
@@ -212,21 +209,6 @@ def test_zone_of_a_name_is_where_dnspython_puts_it(name: bytes) -> None:
 
 
 # -- the responder on a real store -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """One with the sample data, one without any."""
-    folder: Path = tmp_path_factory.mktemp("enum")
-    workbench = Workbench(folder)
-    workbench.load_tables()
-    workbench.snapshot(now=1_790_000_000)
-    full, empty = Engine(PLAN), Engine(PLAN)
-    with workbench.reader() as reader:
-        full.reader = reader
-        for engine in (full, empty):
-            engine.begin(UnixSeconds(1_790_000_042))
-        yield {"full": full, "empty": empty}
 
 
 def make(engine: Engine, udp: bool, profile: EnumSettings, over: str = "") -> tuple[EnumResponder, Client]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,10 +16,9 @@ from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
 from lookupd.limits import DATAGRAM_BYTES_MAX, NPQ_DATAGRAM_ANSWER_BYTES_MAX
-from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber, UnixSeconds
+from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
 from lookupd.observe.counters import QueryCounters
 from lookupd.protocols import npq, pdb
-from tests.conftest import PLAN, Workbench
 
 often = settings(max_examples=400, deadline=None, print_blob=True)
 seldom = settings(max_examples=60, deadline=None, print_blob=True)
@@ -243,21 +241,6 @@ def test_npq_answer_holds_the_first_results_whole_and_keeps_its_bound(
 
 
 # -- responders on a real store --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """One with the sample data, one without any."""
-    folder: Path = tmp_path_factory.mktemp("protocols")
-    workbench = Workbench(folder)
-    workbench.load_tables()
-    workbench.snapshot(now=1_790_000_000)
-    full, empty = Engine(PLAN), Engine(PLAN)
-    with workbench.reader() as reader:
-        full.reader = reader
-        for engine in (full, empty):
-            engine.begin(UnixSeconds(1_790_000_042))
-        yield {"full": full, "empty": empty}
 
 
 def replies_of(responder: Responder, messages: list[tuple[bytes, bool]], *, lost: bool) -> list[bytes | None]:

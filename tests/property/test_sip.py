@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -15,12 +14,10 @@ from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import AMPLIFICATION_MAX, SIP_DATAGRAM_BYTES_MAX, SIP_MESSAGE_BYTES_MAX
-from lookupd.model import UnixSeconds
 from lookupd.observe.counters import QueryCounters
 from lookupd.profiles import SipSettings
 from lookupd.protocols import sip_message, sip_uri
 from lookupd.protocols.sip_framing import SipFraming
-from tests.conftest import PLAN, Workbench
 from tests.sip_calls import Reply, read_reply, request
 
 often = settings(max_examples=300, deadline=None, print_blob=True)
@@ -109,20 +106,6 @@ profiles = st.builds(
 
 
 # -- the responder on a real store -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """One with the sample data, one without any."""
-    workbench = Workbench(tmp_path_factory.mktemp("sip"))
-    workbench.load_tables()
-    workbench.snapshot(now=1_790_000_000)
-    full, empty = Engine(PLAN), Engine(PLAN)
-    with workbench.reader() as reader:
-        full.reader = reader
-        for engine in (full, empty):
-            engine.begin(UnixSeconds(1_790_000_042))
-        yield {"full": full, "empty": empty}
 
 
 PEERS = [("127.0.0.1", 5000), ("::1", 5000, 0, 0), ("fe80::1%eth0", 1, 0, 2)]
