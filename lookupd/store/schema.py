@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import lmdb
 import msgspec
@@ -91,10 +91,14 @@ _MASK64: Final = (1 << 64) - 1
 
 
 class RouteRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A route as stored; a network's own route has `own` set and its routing number may change."""
+    """A route as stored; a network's own route has `own` set and its routing number may change.
 
-    network_code: NetworkCode
-    routing_number: RoutingNumber | None
+    What a damaged file holds in place of a code is no route: it would go into answers as it is, into DNS records and
+    SIP headers too.
+    """
+
+    network_code: Annotated[NetworkCode, msgspec.Meta(pattern=r"\A[0-9A-Z]{1,8}\Z")]
+    routing_number: Annotated[RoutingNumber, msgspec.Meta(pattern=r"\A[0-9A-F]{1,15}\Z")] | None
     operator: str
     pdb_carrier_id: int | None
     own: bool

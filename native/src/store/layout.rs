@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use twox_hash::XxHash3_64;
 
 use super::StoreError;
-use crate::limits::E164_DIGITS_MAX;
+use crate::limits::{E164_DIGITS_MAX, NETWORK_CODE_CHARS_MAX, ROUTING_NUMBER_CHARS_MAX};
 use crate::model::Route;
 
 /// The format that this program reads.
@@ -271,8 +271,12 @@ impl<'a> Unpacker<'a> {
             return None;
         }
         let route = Route {
-            network_code: self.text()?.to_owned(),
-            routing_number: if self.nil() { None } else { Some(self.text()?.to_owned()) },
+            network_code: self.code(NETWORK_CODE_CHARS_MAX, |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'Z'))?,
+            routing_number: if self.nil() {
+                None
+            } else {
+                Some(self.code(ROUTING_NUMBER_CHARS_MAX, |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))?)
+            },
             operator: self.text()?.to_owned(),
             pdb_carrier_id: if self.nil() { None } else { Some(u16::try_from(self.unsigned()?).ok()?) },
             own: self.boolean()?,
@@ -329,6 +333,12 @@ impl<'a> Unpacker<'a> {
             _ => return None,
         };
         std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    /// A text that is not empty, of such bytes only: it goes into answers as it is.
+    fn code(&mut self, chars_max: usize, is_such: impl Fn(u8) -> bool) -> Option<String> {
+        let text = self.text()?;
+        ((1..=chars_max).contains(&text.len()) && text.bytes().all(is_such)).then(|| text.to_owned())
     }
 
     fn boolean(&mut self) -> Option<bool> {
