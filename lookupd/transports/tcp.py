@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(replies))
             self._responder.settle()
         if told_why:
-            self._linger("frame_too_long")
+            self._linger("unframed")
         elif unframed:
             self.close("frame_too_long")
         return at

@@ -230,7 +230,7 @@ async def test_message_without_a_known_end_is_answered_and_ends_the_connection(
         for _ in range(100):
             if not sum(served.daemon.metrics.connections("sip").closed.values()):
                 await asyncio.sleep(0.02)
-        assert served.daemon.metrics.connections("sip").closed["frame_too_long"] == 1
+        assert served.daemon.metrics.connections("sip").closed["unframed"] == 1
         counters = served.daemon.metrics.queries("sip", "tcp")
         assert (counters.received, counters.balance()) == (2, 0)
 
@@ -258,11 +258,11 @@ async def test_connection_that_waits_to_end_does_not_outlast_its_time_or_the_dae
             if not sum(served.daemon.metrics.connections("sip").closed.values()):
                 await asyncio.sleep(0.02)
         assert served.daemon.metrics.connections("sip").closed == {
-            "peer": 0, "idle": 0, "slow": 0, "frame_too_long": 1, "drain": 0,
+            "peer": 0, "idle": 0, "slow": 0, "frame_too_long": 0, "unframed": 1, "drain": 0,
         }  # fmt: skip
         connections = served.daemon.metrics.connections("sip")
         stream.close()
-    assert connections.closed["frame_too_long"] == 2
+    assert connections.closed["unframed"] == 2
     left_open.close()
 
 
