@@ -277,6 +277,18 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+def halt(process: subprocess.Popen[str]) -> None:
+    """SIGSTOP, and wait until no thread of it goes on: one on another core may still answer for a moment."""
+    process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.pid}/task")
+    wait_until(lambda: all(_state(task) == "T" for task in tasks.iterdir()))
+
+
+def _state(task: Path) -> str:
+    """Of a thread; its name stands in brackets before it and may hold anything."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 def run_cli(module: str, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """`lookupd` (lookupd.cli) or `lookupd-loader` (loader.cli) as a person runs it."""
     command = [sys.executable, "-m", module, *map(str, arguments)]

@@ -30,7 +30,7 @@ from lookupd.limits import DATAGRAM_BYTES_MAX
 from lookupd.model import Outcome
 from lookupd.protocols import npq, pdb
 from lookupd.store.schema import BLOCK_KEY
-from tests.conftest import SNAPSHOT, Workbench, free_port, run_cli, run_daemon, wait_until
+from tests.conftest import SNAPSHOT, Workbench, free_port, halt, run_cli, run_daemon, wait_until
 from tests.unit.test_damage import flipped, put, stored
 from tests.unit.test_native_store import MAP, MOVED, OtherProcess, in_memory, route_of, write  # noqa: F401
 
@@ -608,7 +608,7 @@ def test_stop_answers_what_has_arrived(site: Site) -> None:
     with run_daemon(site.configure(), "ready") as process, sockets(site.npq) as socks:
         for sock in socks:
             ask(sock, PORTED)
-        process.send_signal(signal.SIGSTOP)
+        halt(process)
         for at in range(40):
             for sock in socks:
                 sock.send(npq.encode_query(at, PORTED))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import free_port, wait_until
+from tests.conftest import free_port, halt, wait_until
 
 HERE = Path(__file__).parent
 DIP_SCENARIO = HERE / "sipp-np-dip.xml"
@@ -63,8 +63,7 @@ class Server:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Halted as by a debugger: datagrams arrive and wait."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.process.pid, os.WUNTRACED)
+        halt(self.process)
         try:
             yield
         finally:

@@ -24,7 +24,7 @@ import dns.query
 import dns.rcode
 import pytest
 
-from tests.conftest import Workbench, free_port, wait_until
+from tests.conftest import Workbench, free_port, halt, wait_until
 from tests.interop.enum_site import (
     APEX,
     HELD,
@@ -352,7 +352,7 @@ def test_number_costs_so_many_questions(loaded: Workbench, run: RunResolver, mor
 def test_silent_server_is_told_as_a_failure(loaded: Workbench, run_resolver: RunResolver) -> None:
     with run_enum(loaded, profile()) as server, run_resolver(loaded.folder, server) as resolver:
         assert resolver.data(PORTED) == [PORTED_DATA]
-        server.process.send_signal(signal.SIGSTOP)
+        halt(server.process)
         try:
             with contextlib.suppress(dns.exception.Timeout):
                 assert resolver.ask(name_of(HELD), patience_seconds=3).rcode() == dns.rcode.SERVFAIL

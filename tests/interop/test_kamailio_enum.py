@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Workbench, run_daemon, wait_until
+from tests.conftest import Workbench, halt, run_daemon, wait_until
 from tests.interop.enum_site import HELD, OTHER_PORTED, PORTED, UNALLOCATED, UNMAPPED, EnumServer
 from tests.interop.pages import block
 from tests.interop.private_network import in_private_network
@@ -182,7 +182,7 @@ def data_comes_and_changes(bench: Workbench) -> None:
 def silent_server(bench: Workbench) -> None:
     """A halted lookupd: the call is answered all the same, as one whose number has no record; then all is well."""
     with run_lookupd(bench) as server, run_proxy(bench) as kamailio:
-        server.process.send_signal(signal.SIGSTOP)
+        halt(server.process)
         kamailio.call({f"+{PORTED}": NO_RECORD})
         server.process.send_signal(signal.SIGCONT)
         kamailio.call({f"+{PORTED}": "D0402"})
@@ -204,7 +204,7 @@ def two_servers(bench: Workbench) -> None:
     ):
         kamailio.call({f"+{PORTED}": "D0402", f"+{UNALLOCATED}": NO_RECORD})
         assert (server.received, twin.received) == (2, 0)
-        server.process.send_signal(signal.SIGSTOP)
+        halt(server.process)
         kamailio.call({f"+{PORTED}": "D0402"})
         assert twin.received == 1
         server.process.send_signal(signal.SIGCONT)

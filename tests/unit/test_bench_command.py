@@ -30,7 +30,7 @@ from lookupd.cli import cli
 from lookupd.errors import LookupdError
 from lookupd.protocols import npq, pdb
 from lookupd.protocols.sip_message import read_request
-from tests.conftest import Workbench, free_port, run_cli, run_daemon
+from tests.conftest import Workbench, free_port, halt, run_cli, run_daemon
 
 native = pytest.importorskip("lookupd._native", reason="the native module is not built here")
 
@@ -274,7 +274,7 @@ def test_open_loop_counts_latency_from_the_intended_send(
     monkeypatch.setattr(bench, "PROGRESS_SECONDS", 0.01)
     served = Served(loaded)
     with run_daemon(served.config) as daemon:
-        daemon.send_signal(signal.SIGSTOP)
+        halt(daemon)
 
         def go_on(sent: int, received: int, lost: int) -> None:
             if sent >= 400:
@@ -295,7 +295,7 @@ def test_client_that_was_held_up_says_so_in_every_latency(numbers: Path) -> None
     It then asks 200 at once, which a socket's buffer holds.
     """
     with asked_command(numbers, "--rate", "500", "--count", "600", "--timeout", "20") as process:
-        process.send_signal(signal.SIGSTOP)
+        halt(process)
         time.sleep(0.4)
         process.send_signal(signal.SIGCONT)
         out, _ = process.communicate(timeout=30)

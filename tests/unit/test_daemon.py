@@ -18,7 +18,7 @@ from lookupd import limits
 from lookupd.model import Outcome
 from lookupd.protocols import npq, pdb
 from lookupd.protocols.framing import NPQ_FRAMING
-from tests.conftest import Served, Workbench, free_port, run_daemon, serve, wait_until
+from tests.conftest import Served, Workbench, free_port, halt, run_daemon, serve, wait_until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -273,12 +273,6 @@ async def test_wildcard_listener_answers_from_the_address_that_was_asked(loaded:
             assert npq.decode_answer(answer).id == 9
 
 
-def _stands_still(pid: int) -> bool:
-    """Whether every thread has stopped: a signal reaches them one after another."""
-    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
-
-
 def test_late_question_is_not_answered_by_pdb(loaded: Workbench) -> None:
     """A daemon that stood still, as under a scheduler that gives it no time, does not answer what came meanwhile."""
     port, http = free_port(), free_port()
@@ -290,9 +284,7 @@ def test_late_question_is_not_answered_by_pdb(loaded: Workbench) -> None:
         time.sleep(0.2)  # the kernel begins to note times of arrival a moment after it was asked to
         sock.settimeout(0.2)
         sock.connect(("127.0.0.1", port))
-        process.send_signal(signal.SIGSTOP)
-        while not _stands_still(process.pid):  # a worker on another core may still be awake
-            time.sleep(0.001)
+        halt(process)
         sock.send(pdb.encode_query("886912345678", 1))
         time.sleep(0.05)
         process.send_signal(signal.SIGCONT)
