@@ -22,11 +22,11 @@ class Bucket:
     All in whole nanoseconds, so that the native engine's, which has the same rule, decides alike.
     """
 
-    __slots__ = ("_full_at_ns", "_queries_per_second")
+    __slots__ = ("_full_at_ns", "queries_per_second")
 
     def __init__(self, queries_per_second: int) -> None:
         """queries_per_second: at least 1."""
-        self._queries_per_second = queries_per_second
+        self.queries_per_second = queries_per_second
         # The moment at which the bucket is full again; what it lacks until then is taken or owed.
         self._full_at_ns = 0
 
@@ -36,7 +36,7 @@ class Bucket:
         now_ns: of a clock that only grows. More queries at once than one second's allowance need a full bucket,
         and leave it in debt.
         """
-        rate = self._queries_per_second
+        rate = self.queries_per_second
         lacking_ns = max(self._full_at_ns - now_ns, 0)
         if lacking_ns + min(queries, rate) * SECOND_NS // rate > SECOND_NS:
             return False
@@ -59,6 +59,7 @@ class Prefixes:
         bucket = self._buckets.get(at)
         if bucket is None:
             bucket = self._buckets[at] = Bucket(queries_per_second)
+        bucket.queries_per_second = queries_per_second  # who shares the slot may have another rate
         return bucket.take(1, now_ns)
 
 

@@ -290,6 +290,22 @@ def test_clients_with_equal_settings_share_a_profile() -> None:
     assert profiles[0] is profiles[1] is not profiles[2]
 
 
+def test_clients_that_share_a_slot_keep_their_own_rates() -> None:
+    rates = {0: 3, 1: 1}
+    first = "10.0.0.1"
+    shared = next(
+        host for host in (f"10.{at >> 8 & 255}.{at & 255}.1" for at in range(65_536)) if slot(1, host) == slot(0, first)
+    )
+    access = Access(tuple(ClientSettings(str(at), (), queries_per_prefix=rate) for at, rate in rates.items()))
+    clients = native.Clients([rule(0, [], rate) for rate in rates.values()])
+    decided = []
+    for at, host, now_ns in ((0, first, 0), (1, shared, 0), (0, first, 0), (1, shared, 10**9), (0, first, 10**9)):
+        decided.append(access.clients[at].take(1, now_ns, host))
+        assert clients.take(at, 1, now_ns, host) == decided[-1]
+    # A third of a second twice, then a whole one, which leaves nothing for that second.
+    assert decided == [True, False, True, True, False]
+
+
 # -- npq -------------------------------------------------------------------------------------------------
 
 
