@@ -121,7 +121,7 @@ class BackgroundScrub:
         log("blocks_not_mended", count=len(damaged), reason="; ".join(reasons) or "no peer is set, no snapshot kept")
 
     async def _mend_from_peer(self, damaged: list[int]) -> str | None:
-        peer = self._config.sync.peer
+        peer = self._config.peer
         if not peer:
             return None
         rows = {block: await asyncio.to_thread(fetch_block, peer, block) for block in damaged}

@@ -48,9 +48,11 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Replica(Section, frozen=True):
-    """Who we are among the replicas."""
+    """Who we are among the replicas. peer: the other one's `listen.http`, such as http://192.0.2.7:9474; its
+    `[[client]]` list must have this machine, as a peer."""
 
     name: str = "a"
+    peer: str = ""
 
 
 class StoreSettings(Section, frozen=True):
@@ -132,7 +134,8 @@ class Limits(Section, frozen=True, rename={"return_": "return"}):
 class FeedSettings(Section, frozen=True):
     """A feed: where its files come from, what they look like, whom we believe, and how patient we are.
 
-    source: dir:///folder, sftp://user@host:port/folder or https://host/folder/. public_key: the sender's
+    source: dir:///folder, sftp://user@host:port/folder, https://host/folder/, or `jetstream:` for a replica of a
+    fleet. files: with `jetstream:`, the source of the signed files themselves. public_key: the sender's
     minisign key, or two while one replaces the other, each with ` until TIME` after it if it expires; empty =
     files are taken without a signature, with a warning. known_hosts, ssh_key: of SFTP. ca_file: the only
     authority trusted for HTTPS. password_file: one line, for SFTP or HTTPS. poll: between two looks at the
@@ -142,6 +145,7 @@ class FeedSettings(Section, frozen=True):
     """
 
     source: str = ""
+    files: str = ""
     format: Literal["lookupd", "npac-bdd", "bdpn"] = "lookupd"
     public_key: str | tuple[str, ...] = ""
     known_hosts: str = ""
@@ -166,13 +170,36 @@ class SyncSettings(Section, frozen=True):
     """`lookupd-loader sync`. spool: where fetched files lie; empty = `spool` in the store's folder.
 
     http: metrics and health of the exchange. scrub: how long one check of the whole store may take in the
-    background; 0 = none. peer: the other replica's HTTP listener, which mends what is damaged here.
+    background; 0 = none. peer: whose HTTP listener mends what is damaged here; empty = `replica.peer`.
     """
 
     spool: str = ""
     http: str | None = None
     scrub: Duration = Duration(3600)
     peer: str = ""
+
+
+class JetStreamSettings(Section, frozen=True):
+    """The engine of a fleet: NATS JetStream, for the relay and for feeds with `source = "jetstream:"`.
+
+    servers: nats://host:port, or tls://host:port beyond loopback. stream, subject: the stream's name, and what stands
+    before `.FEED` in its subjects. user, password_file; certificate, key: an account, by either. ca_file: the only
+    authority trusted. replicas: copies of the stream that the relay makes and everybody demands. server_version: the
+    lowest that is taken. max_age, max_bytes: how much of the past the stream keeps.
+    """
+
+    servers: tuple[str, ...] = ()
+    stream: str = "LOOKUPD"
+    subject: str = "lookupd.feed"
+    user: str = ""
+    password_file: str = ""
+    certificate: str = ""
+    key: str = ""
+    ca_file: str = ""
+    replicas: int = 3
+    server_version: str = "2.12.7"
+    max_age: Duration = Duration(31 * 86_400)
+    max_bytes: Size = Size(8 << 30)
 
 
 LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"), peer=True)
@@ -192,6 +219,7 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     clients: tuple[ClientSettings, ...] = (LOCAL_CLIENT,)
     limits: Limits = Limits()
     sync: SyncSettings = SyncSettings()
+    jetstream: JetStreamSettings = JetStreamSettings()
     feeds: dict[str, FeedSettings] = {}
 
     @property
@@ -203,6 +231,11 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     def spool_path(self) -> Path:
         """Of fetched files, a folder a feed."""
         return Path(self.sync.spool) if self.sync.spool else self.store_path / "spool"
+
+    @property
+    def peer(self) -> str:
+        """Of the other replica, for whoever mends or compares; empty = there is none."""
+        return self.sync.peer or self.replica.peer
 
     def read_plan(self) -> Plan:
         """The numbering plan. Raises ConfigError."""
@@ -331,8 +364,9 @@ def _check(config: Config) -> None:
     if config.limits.history < 184 * 86_400:
         raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
     _check_limits(config.limits)
-    if config.sync.peer and not config.sync.peer.startswith(("http://", "https://")):
-        raise ConfigError(f"sync.peer: {config.sync.peer}: write it like http://192.0.2.7:9474")
+    for key, url in (("sync.peer", config.sync.peer), ("replica.peer", config.replica.peer)):
+        if url and not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{key}: {url}: write it like http://192.0.2.7:9474")
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http",))
     _check_engine(config)

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,24 @@ class Daemon:
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         await self.start()
-        keeper = asyncio.create_task(self._keep_store())
+        keepers = [asyncio.create_task(keeper()) for keeper in self._keepers()]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([keeper, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if keeper.done():
-                keeper.result()
+            await asyncio.wait([*keepers, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for keeper in keepers:
+                if keeper.done():
+                    keeper.result()
             if self._failure is not None:
                 raise self._failure
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             stopping.cancel()
             await self.close()
+
+    def _keepers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What goes on beside the answers, until one of them fails."""
+        return [self._keep_store]
 
     async def start(self) -> None:
         """Open the store if it is there, then every listener. Raises ConfigError."""
@@ -219,6 +226,14 @@ class Daemon:
             return "draining"
         self.begin_batch()
         return None if self.engine.usable else self._store_trouble or self.engine.reason
+
+    def withdraw(self, reason: str | None) -> None:
+        """Stand back, since the twin is right and we are not: every answer is `unavailable`; None = serve again."""
+        if reason == self.engine.withdrawn:
+            return
+        self.engine.withdrawn = reason
+        self.path.use_terms(self.access)
+        self._tell_readiness()
 
     def _tell_readiness(self) -> None:
         reason = self.readiness()

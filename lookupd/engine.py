@@ -38,6 +38,8 @@ class Engine:
         self.usable = False
         self.reason = "no store is open"
         self.unreadable_total = 0
+        self.withdrawn: str | None = None
+        """Why this replica stands back, as long as it does: its twin answers, it does not."""
         self._state: State | None = None
         self._confirmed_at: UnixSeconds | None = None
 
@@ -63,6 +65,9 @@ class Engine:
             self._unusable("no snapshot was loaded yet")
             return
         self.age_seconds = max(now - self._confirmed_at, 0)
+        if self.withdrawn is not None:
+            self.usable, self.reason = False, self.withdrawn
+            return
         self.usable = not self.stale_after or self.age_seconds <= self.stale_after
         self.reason = (
             "" if self.usable else f"data is {self.age_seconds} s old, limits.stale_after is {self.stale_after:g} s"
