@@ -61,7 +61,9 @@ def cli() -> None:
 @cli.command()
 @click.option("--config", type=PATH, required=True, help="Configuration file.")
 def serve(config: Path) -> None:
-    """Serve queries until SIGTERM. SIGHUP reads the configuration again.
+    """Serve queries until SIGTERM. SIGHUP reads the configuration again, SIGUSR2 has a new process take over.
+
+    Sockets that systemd holds are used as they are (sd_listen_fds). Neither signal loses a query.
 
     \b
     Example: lookupd serve --config /etc/lookupd/a.toml
@@ -71,11 +73,22 @@ def serve(config: Path) -> None:
         import uvloop
 
         from lookupd.daemon import Daemon
+        from lookupd.handover import Predecessor, command_of_this_process
+        from lookupd.transports.inherited import take_bequest, take_inherited
 
+        bequest = take_bequest()
+        inherited = take_inherited(bequest)
         settings = read_config(config)
 
         async def run() -> None:
-            await Daemon(settings, config).run()
+            daemon = Daemon(
+                settings,
+                config,
+                inherited=inherited,
+                predecessor=None if bequest is None else Predecessor(bequest),
+                command=command_of_this_process(),
+            )
+            await daemon.run()
 
         uvloop.run(run())
 

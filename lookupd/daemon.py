@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -23,6 +24,7 @@ from lookupd.errors import ConfigError, LookupdError, StoreError
 from lookupd.fastpath.path import Listener as UdpListening
 from lookupd.fastpath.path import Path as FastPath
 from lookupd.fastpath.python import PythonPath
+from lookupd.handover import HandoverFailed, Message, Predecessor, Successor
 from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
@@ -31,9 +33,11 @@ from lookupd.protocols.framings import FRAMINGS
 from lookupd.second_look import warnings
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
+from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
 from lookupd.transports.http_store import StoreForPeers
-from lookupd.transports.sockets import bind
+from lookupd.transports.inherited import Inherited, describe
+from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
 
 Listener = UdpListening | TcpListener | HttpListener
@@ -43,9 +47,25 @@ Key = tuple[str, Endpoint]
 class Daemon:
     """One running `lookupd serve`."""
 
-    def __init__(self, config: Config, config_path: Path) -> None:
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path,
+        *,
+        inherited: Inherited | None = None,
+        predecessor: Predecessor | None = None,
+        command: list[str] | None = None,
+    ) -> None:
+        """inherited: sockets that were open before us. predecessor: the process that we follow. command: by which a
+        process that follows us is started; None = none can be."""
         self.config = config
         self.config_path = config_path
+        self.inherited = inherited or Inherited({}, [])
+        self.predecessor = predecessor
+        self.command = command
+        self.supervisor = Supervisor()
+        self.in_charge = asyncio.Event()
+        """Set when the supervisor takes us for the main process, and listens to us."""
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
         self.tag_seed = secrets.randbits(64)
         engine_name = fastpath.choose(config.engine.udp)
@@ -58,6 +78,9 @@ class Daemon:
         self._draining = False
         self._failure: BaseException | None = None
         self._reload_lock = asyncio.Lock()
+        self._successor: Successor | None = None
+        self._asked: set[asyncio.Task[bool]] = set()
+        self._adopting: set[asyncio.Task[None]] = set()
         self._store_trouble: str | None = None
         self._readers_checked_at = time.monotonic()
 
@@ -82,7 +105,8 @@ class Daemon:
         loop.set_exception_handler(self._fail)
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        loop.add_signal_handler(signal.SIGHUP, self._soon, self.reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._soon, self.hand_over)
         await self.start()
         keepers = [asyncio.create_task(keeper()) for keeper in self._keepers()]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -108,7 +132,12 @@ class Daemon:
         for warning in warnings(self.config):
             log("config_warning", message=warning)
         await self._open_store()
+        if self.predecessor is not None:
+            await self.predecessor.prepared(self.readiness())
         await self._open_listeners(self.config)
+        for sock in self.inherited.take_rest():
+            log("socket_unused", address=describe(sock), reason="no listener of the configuration is there")
+            sock.close()
         self.begin_batch()
         self._tell_readiness()
         served = " ".join(
@@ -116,6 +145,15 @@ class Daemon:
             for (dialect, endpoint), listener in self.listeners.items()
         )
         log("serving", engine=self.path.name, replica=self.config.replica.name, listen=served or "nothing")
+        if self.predecessor is not None:
+            await self.verified()
+            await self.predecessor.ready()
+            self.predecessor.take_connections(self._adopt, self.in_charge.set)
+        else:
+            self.in_charge.set()
+
+    async def verified(self) -> None:
+        """Returns when each listener has answered."""
 
     def stop(self) -> None:
         """End `run` in good order."""
@@ -135,9 +173,12 @@ class Daemon:
 
     async def close(self) -> None:
         """Take no more questions, answer those that have arrived, close everything."""
+        if self._successor is not None and not self._draining:
+            self._successor.shut()
+        if not self._draining:
+            log("draining")
         self._draining = True
         self.metrics.ready = False
-        log("draining")
         async with self._reload_lock:  # one that has begun opens and closes listeners: it comes to its end first
             for listener in self.listeners.values():
                 await _close(listener)
@@ -214,7 +255,7 @@ class Daemon:
     def _check_listeners(self) -> None:
         """A worker that cannot go on is no reason to limp: end, and be started anew. Raises LookupdError."""
         for (dialect, endpoint), listener in self.listeners.items():
-            if isinstance(listener, TcpListener | HttpListener):
+            if not _is_udp(listener):
                 continue
             failure = listener.failure()
             if failure is not None:
@@ -259,9 +300,11 @@ class Daemon:
     async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config) -> Listener:
         if dialect != "http":
             self.metrics.counters(dialect, endpoint.transport)  # at zero from the start, not from the first query
+        given = self.inherited.claim(dialect, endpoint)
         if endpoint.transport == "udp":
-            return self.path.listen(dialect, endpoint, config, self.access)
-        sock = bind(endpoint)
+            return self.path.listen(dialect, endpoint, config, self.access, given)
+        sock = share(given, endpoint, len(given))[0] if given else bind(endpoint)
+        close_all(given[1:])
         listener: TcpListener | HttpListener
         if endpoint.transport == "tcp":
             listener = TcpListener(
@@ -280,11 +323,17 @@ class Daemon:
 
     # -- configuration -----------------------------------------------------------------------------------
 
-    def _reload_soon(self) -> None:
-        self._reloading = asyncio.create_task(self.reload())
+    def _soon(self, work: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+        """What a signal asks for; a signal that finds the same under way waits its turn."""
+        task = asyncio.create_task(work())
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
 
     async def reload(self) -> bool:
-        """Read the configuration again and take it over; returns whether it was. A bad file changes nothing."""
+        """Read the configuration again and take it over; returns whether it was. A bad file changes nothing.
+
+        What this process cannot take over, a new one does: see `hand_over`.
+        """
         async with self._reload_lock:
             return not self._draining and await self._reload()
 
@@ -292,7 +341,16 @@ class Daemon:
         try:
             config = read_config(self.config_path)
             plan = config.read_plan()
-            self._refuse_what_needs_a_restart(config)
+            changed = self._needs_a_new_process(config)
+            if changed is not None and self.command is not None:
+                done = await self._hand_over(f"[{changed}] changed")
+                self.metrics.reloads["applied" if done else "rejected"] += 1
+                if not done:
+                    why = f"[{changed}] changed, for which a new process is needed, and that did not come to answer"
+                    log("config_rejected", reason=f"{self.config_path}: {why}; nothing was changed")
+                return done
+            if changed is not None:
+                raise ConfigError(f"{self.config_path}: [{changed}] changed: that needs a restart; nothing was changed")
             await self._open_listeners(config)
         except ConfigError as error:
             self.metrics.reloads["rejected"] += 1
@@ -313,10 +371,91 @@ class Daemon:
         log("config_applied", path=self.config_path)
         return True
 
-    def _refuse_what_needs_a_restart(self, config: Config) -> None:
-        for name in ("replica", "store", "engine", "pdb"):
-            if getattr(config, name) != getattr(self.config, name):
-                raise ConfigError(f"{self.config_path}: [{name}] changed: that needs a restart; nothing was changed")
+    def _needs_a_new_process(self, config: Config) -> str | None:
+        """The first section that differs and that is read only once."""
+        sections = ("replica", "store", "engine", "pdb")
+        return next((name for name in sections if getattr(config, name) != getattr(self.config, name)), None)
+
+    # -- handing over ------------------------------------------------------------------------------------
+
+    async def hand_over(self) -> bool:
+        """Have a new process of the program, as it is installed now, take the sockets over, and end; returns whether
+        it did. If it does not come to answer, nothing has changed."""
+        async with self._reload_lock:
+            return not self._draining and self.command is not None and await self._hand_over("asked to")
+
+    async def _hand_over(self, why: str) -> bool:
+        assert self.command is not None
+        sockets = {key: listener.sockets for key, listener in self.listeners.items()}
+        successor = self._successor = Successor(self.command, self.path.name, sockets)
+        log("handover_begun", reason=why)
+        try:
+            await self._await_answers(successor)
+        except HandoverFailed as error:
+            self._successor = None
+            await successor.end()
+            self._each_udp(lambda listener: listener.resume())
+            self.metrics.handovers["failed"] += 1
+            log("handover_failed", reason=error)
+            return False
+        self.supervisor.tell(MAINPID=successor.pid)
+        self.metrics.handovers["done"] += 1
+        await self._give_all(successor)
+        self.stop()
+        return True
+
+    async def _await_answers(self, successor: Successor) -> None:
+        """Raises HandoverFailed unless it answers at least as well as we do."""
+        await successor.start()
+        prepared = await successor.hear("prepared")
+        if prepared.reason is not None and self.readiness() is None:
+            raise HandoverFailed(f"process {successor.pid} would have no answers: {prepared.reason}")
+        self._each_udp(lambda listener: listener.pause())
+        await successor.tell(Message("go"))
+        await successor.hear("ready")
+
+    async def _give_all(self, successor: Successor) -> None:
+        """Read no socket any more, and give the connections away."""
+        self._draining = True
+        self.metrics.ready = False
+        log("handing_over", to=successor.pid)
+        listeners, self.listeners = self.listeners, {}
+        udp = [listener for listener in listeners.values() if _is_udp(listener)]
+        await asyncio.gather(*(listener.close() for listener in udp))
+        try:
+            for (dialect, endpoint), listener in listeners.items():
+                if not isinstance(listener, TcpListener):
+                    continue
+                async for sock, received in listener.hand_over(DRAIN_SECONDS):
+                    with sock:
+                        message = Message("connection", dialect=dialect, endpoint=endpoint, received=received)
+                        await successor.tell(message, sock.fileno())
+            await successor.tell(Message("done"))
+        except HandoverFailed as error:  # it died just now: its supervisor, and ours, starts the next one
+            log("connections_lost", reason=error)
+        for listener in listeners.values():
+            if listener not in udp:
+                await _close(listener)
+        successor.let_go()
+
+    def _each_udp(self, work: Callable[[UdpListening], None]) -> None:
+        for listener in self.listeners.values():
+            if _is_udp(listener):
+                work(listener)
+
+    def _adopt(self, message: Message, sock: socket.socket) -> None:
+        """A connection of the process that we follow."""
+        listener = self.listeners.get((message.dialect, message.endpoint)) if message.endpoint else None
+        if not isinstance(listener, TcpListener) or self._draining:
+            sock.close()  # its listener is not configured any more
+            return
+        task = asyncio.create_task(listener.adopt(sock, message.received))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+
+def _is_udp(listener: Listener) -> TypeGuard[UdpListening]:
+    return not isinstance(listener, TcpListener | HttpListener)
 
 
 async def _close(listener: Listener) -> None:

@@ -253,3 +253,14 @@ PEER_RESTARTS_MAX = 5
 
 PEER_BLOCKS_COMPARED_MAX = 20_000
 """Differing blocks whose numbers are fetched, a few hundred MB; stores that differ in more are loaded afresh."""
+
+# -- one process follows another -------------------------------------------------------------------------
+
+HANDOVER_SECONDS = 300.0
+"""How long a successor may take to open and warm its store: 100 million numbers take seconds from a cold disk."""
+
+HANDOVER_STEP_SECONDS = 10.0
+"""How long one word between the two may take, and an ending one to end."""
+
+HANDOVER_MESSAGE_BYTES_MAX = 1_048_576
+"""A connection's message begun, in base64: the longest frame has 262,144 bytes."""

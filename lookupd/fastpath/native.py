@@ -27,16 +27,20 @@ from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.profiles import EnumSettings, SipSettings
 from lookupd.store.reader import Reader
-from lookupd.transports.sockets import bind_shared, cannot_listen, close_all
+from lookupd.transports.sockets import bind_shared, cannot_listen, close_all, share
 
 
 class NativeListener:
     """One address over UDP: a socket and a worker per thread."""
 
-    def __init__(self, sockets: list[socket.socket], server: _native.UdpServer, retire: Callable[[], None]) -> None:
-        """sockets: those that the workers read duplicates of; owned from now on. retire: nothing more is counted."""
+    def __init__(
+        self, sockets: list[socket.socket], own: int, server: _native.UdpServer, retire: Callable[[], None]
+    ) -> None:
+        """sockets: those that the workers read duplicates of; owned from now on. own: how many of them, from the
+        first, are not duplicates of each other. retire: nothing more is counted."""
         self.server = server
         self._sockets = sockets
+        self._own = own
         self._retire = retire
 
     @property
@@ -44,6 +48,17 @@ class NativeListener:
         """Where it listens."""
         port: int = self._sockets[0].getsockname()[1]
         return port
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, for whoever follows us."""
+        return self._sockets[: self._own]
+
+    def pause(self) -> None:
+        """Nothing that another process does with the sockets is misread here."""
+
+    def resume(self) -> None:
+        """See `pause`."""
 
     def use_access(self, access: Access) -> None:
         """The workers take the service's."""
@@ -107,9 +122,12 @@ class NativePath:
         for responder in self._frames.values():
             responder.rest()  # lets go of a store that is no longer served
 
-    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> NativeListener:
+    def listen(
+        self, dialect: str, endpoint: Endpoint, config: Config, access: Access, given: list[socket.socket]
+    ) -> NativeListener:
         """See Path."""
-        sockets = bind_shared(endpoint, self._threads)
+        threads = self._threads
+        sockets = share(given, endpoint, threads) if given else bind_shared(endpoint, threads)
         try:
             server = _native.UdpServer(
                 self._service,
@@ -120,10 +138,11 @@ class NativePath:
                 tag_seed=self._tag_seed,
             )
         except OSError as error:  # no thread or descriptor left: the workers that were there have ended
-            close_all(sockets)
+            close_all(sockets[len(given) :])
             raise cannot_listen(endpoint, error) from None
         self._metrics.add_native(dialect, "udp", server)
-        return NativeListener(sockets, server, partial(self._metrics.retire_native, dialect, "udp", server))
+        own = len(given) or len(sockets)
+        return NativeListener(sockets, own, server, partial(self._metrics.retire_native, dialect, "udp", server))
 
     def frame_responder(self, dialect: str, config: Config) -> NativeFrames:
         """See Path. All connections of a dialect share one responder, and so one reader slot."""

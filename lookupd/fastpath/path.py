@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path as FilePath
 from typing import Protocol
 
@@ -17,6 +18,19 @@ class Listener(Protocol):
     @property
     def port(self) -> int:
         """Where it listens."""
+        ...
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on; they stay its own."""
+        ...
+
+    def pause(self) -> None:
+        """Read nothing, if what another process does with the sockets could be misread; `resume` ends it."""
+        ...
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
         ...
 
     def use_access(self, access: Access) -> None:
@@ -64,8 +78,13 @@ class Path(Protocol):
         """Plan, limits or store of the daemon's engine have changed, or the clients list has."""
         ...
 
-    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> Listener:
-        """Serve a dialect over UDP from now on. Raises ConfigError when the address cannot be had."""
+    def listen(
+        self, dialect: str, endpoint: Endpoint, config: Config, access: Access, given: list[socket.socket]
+    ) -> Listener:
+        """Serve a dialect over UDP from now on. Raises ConfigError when the address cannot be had.
+
+        given: sockets on that address that we came by, the listener's from now on; empty = it binds its own.
+        """
         ...
 
     def frame_responder(self, dialect: str, config: Config) -> FrameResponder:

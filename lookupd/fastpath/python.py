@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
-from lookupd.transports.sockets import bind
-from lookupd.transports.udp import UdpListener
+from lookupd.transports.sockets import bind, share
+from lookupd.transports.udp import UdpListener, UdpListeners
 
 
 class PythonPath:
@@ -41,9 +42,14 @@ class PythonPath:
     def use_terms(self, access: Access) -> None:
         """See Path: the engine and the listeners have all of it already."""
 
-    def listen(self, dialect: str, endpoint: Endpoint, config: Config, access: Access) -> UdpListener:
+    def listen(
+        self, dialect: str, endpoint: Endpoint, config: Config, access: Access, given: list[socket.socket]
+    ) -> UdpListeners:
         """See Path."""
-        return UdpListener(bind(endpoint), self._responder(dialect, "udp", config), access, self.begin_batch)
+        sockets = share(given, endpoint, len(given)) if given else [bind(endpoint)]
+        return UdpListeners(
+            [UdpListener(sock, self._responder(dialect, "udp", config), access, self.begin_batch) for sock in sockets]
+        )
 
     def frame_responder(self, dialect: str, config: Config) -> Responder:
         """See Path."""

@@ -69,8 +69,9 @@ class ClientUsage(Protocol):
         ...
 
 
-CLOSE_REASONS = ("peer", "idle", "slow", "frame_too_long", "unframed", "drain")
-"""Why a connection ended; the closed set of a metric's label. unframed: where a message ends cannot be told, which its
+CLOSE_REASONS = ("peer", "idle", "slow", "frame_too_long", "unframed", "drain", "handed_over")
+"""Why a connection ended; the closed set of a metric's label. handed_over: it goes on in the process that follows this
+one. unframed: where a message ends cannot be told, which its
 sender was told, as for SIP without Content-Length."""
 
 REJECT_REASONS = ("unknown_client", "gone", "too_many", "too_many_from_source")

@@ -133,6 +133,7 @@ class Metrics(Collector):
         self._connections: dict[str, ConnectionCounters] = {}
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
+        self.handovers = {"done": 0, "failed": 0}
         self.http_refused = 0
         self.http_malformed = 0
         self.started_at = time.time()
@@ -213,6 +214,12 @@ class Metrics(Collector):
         for result, count in self.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        handovers = CounterMetricFamily(
+            "lookupd_handovers", "Processes that were to follow this one.", labels=["result"]
+        )
+        for result, count in self.handovers.items():
+            handovers.add_metric([result], count)
+        yield handovers
         yield CounterMetricFamily(
             "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
         )

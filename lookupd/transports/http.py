@@ -96,6 +96,11 @@ class HttpListener:
         port: int = self._sock.getsockname()[1]
         return port
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, for whoever follows us."""
+        return [self._sock]
+
     async def start(self) -> None:
         """Take requests from now on."""
         await self._runner.setup()

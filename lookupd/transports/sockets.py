@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -27,6 +28,9 @@ IPPROTO_UDP = socket.IPPROTO_UDP
 UDP_SEGMENT = 103
 """linux/udp.h: cut what is sent into datagrams of a given size."""
 
+UDP_GRO = 104
+"""linux/udp.h: hand over datagrams of one size that arrived back to back as one."""
+
 SEGMENT_SIZE = struct.Struct("@H")
 TIMESPEC = struct.Struct("@qq")
 
@@ -41,17 +45,13 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
     sock = None
     try:
         sock = socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
-        sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if stream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)
-            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            _tell_destination(sock, endpoint)
-            if shared:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        elif shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        prepare(sock, endpoint)
         sock.bind((endpoint.host, endpoint.port))
     except OSError as error:
         if sock is not None:
@@ -60,12 +60,40 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
     return sock
 
 
+def prepare(sock: socket.socket, endpoint: Endpoint) -> None:
+    """Set what our reading needs, on a socket of ours or on one that was bound before we began. Raises OSError."""
+    sock.setblocking(False)
+    if endpoint.transport == "udp":
+        # The kernel tells twice what was asked for. Systemd may have forced more than we are allowed to ask for.
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * UDP_RECEIVE_BUFFER_BYTES:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        with contextlib.suppress(OSError):  # a kernel without it joins nothing
+            sock.setsockopt(IPPROTO_UDP, UDP_GRO, 0)  # whoever can take joined datagrams asks for them
+        _tell_destination(sock, endpoint)
+
+
 def cannot_listen(endpoint: Endpoint, error: OSError) -> ConfigError:
     """Names the endpoint, the reason and the way out."""
     way_out = "free the address, or name another"
     if error.errno in {errno.EMFILE, errno.ENFILE, errno.EAGAIN}:
         way_out = "fewer listeners or engine.threads, or more files and threads (ulimit -n -u, LimitNOFILE)"
     return ConfigError(f"listen: {endpoint}: {error.strerror or error}: {way_out}")
+
+
+def share(given: list[socket.socket], endpoint: Endpoint, count: int) -> list[socket.socket]:
+    """Sockets that were bound before we began, and duplicates of them up to `count`: others bound beside them would
+    lose what is queued in them when we go. Raises ConfigError; the given ones are the caller's then."""
+    sockets = list(given)
+    try:
+        for sock in given:
+            prepare(sock, endpoint)
+        while len(sockets) < count:
+            sockets.append(sockets[len(sockets) - len(given)].dup())
+    except OSError as error:
+        close_all(sockets[len(given) :])
+        raise cannot_listen(endpoint, error) from None
+    return sockets
 
 
 def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:

@@ -6,10 +6,11 @@ Where a message ends in the stream is the dialect's framing; what it means is th
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from lookupd.access import Access, Client
@@ -64,6 +65,11 @@ class TcpListener:
         port: int = self._sock.getsockname()[1]
         return port
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, for whoever follows us."""
+        return [self._sock]
+
     async def start(self) -> None:
         """Take connections from now on."""
         loop = asyncio.get_running_loop()
@@ -83,12 +89,35 @@ class TcpListener:
         for connection in list(self.connections):
             connection.use_access(access)
 
-    async def close(self, drain_seconds: float) -> None:
-        """Take no more connections, let answers leave, close the rest."""
+    async def adopt(self, sock: socket.socket, received: bytes) -> None:
+        """Go on with a connection of the process before this one. received: of a message that has begun."""
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        await loop.connect_accepted_socket(lambda: Connection(self, received), sock)
+
+    async def hand_over(self, drain_seconds: float) -> AsyncIterator[tuple[socket.socket, bytes]]:
+        """Take no more connections; give away each that there is, between two messages, with what of the next one
+        has come. Those whose peer takes no answers stay, for `close`."""
+        self._stop_accepting()
+        until = time.monotonic() + drain_seconds
+        while True:
+            for connection in list(self.connections):
+                given = connection.give_away()
+                if given is not None:
+                    yield given
+            if not self.connections or time.monotonic() > until:
+                return
+            await asyncio.sleep(0.01)
+
+    def _stop_accepting(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
+
+    async def close(self, drain_seconds: float) -> None:
+        """Take no more connections, let answers leave, close the rest."""
+        self._stop_accepting()
         for connection in list(self.connections):
             connection.close("drain")
         until = time.monotonic() + drain_seconds
@@ -105,7 +134,8 @@ class Connection(asyncio.Protocol):
     WRITE_BUFFER_BYTES_MAX and one answer, what it sent by one frame and one read.
     """
 
-    def __init__(self, listener: TcpListener) -> None:
+    def __init__(self, listener: TcpListener, received: bytes = b"") -> None:
+        """received: of a message that began in the process before this one."""
         self._listener = listener
         self._responder = listener.make_responder()
         self._framing = listener.make_framing()
@@ -113,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._client: Client | None = None
         self._host = ""
         self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
+        self._received = bytearray(received)
         self._blocked = False
         self._closing = False
         self._lingering = False
@@ -263,6 +293,19 @@ class Connection(asyncio.Protocol):
         self._client = access.find(self._host)
         if self._client is None:
             self.close("drain")
+
+    def give_away(self) -> tuple[socket.socket, bytes] | None:
+        """A duplicate of the socket, and what of the next message has come; the connection ends here and goes on
+        there. None while answers wait to leave, or when it is at its end."""
+        transport = self._transport
+        if transport is None or self._closing or self._at_end or self._blocked or transport.get_write_buffer_size():
+            return None
+        transport.pause_reading()
+        duplicate = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._closing = True
+        self._reason = "handed_over"
+        transport.abort()  # closes our descriptor; the connection stays, since the duplicate is open
+        return duplicate, bytes(self._received)
 
     def close(self, reason: str) -> None:
         """No more questions; answers on their way still leave."""

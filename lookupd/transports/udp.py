@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from lookupd.access import Access
+from lookupd.config import Endpoint
 from lookupd.fastpath.batch import Responder
 from lookupd.limits import DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
 from lookupd.observe.counters import DROPPED, LATE, UNKNOWN_CLIENT
@@ -19,6 +20,7 @@ from lookupd.transports.sockets import (
     SO_TIMESTAMPNS,
     TIMESPEC,
     UDP_SEGMENT,
+    prepare,
     reply_destination,
 )
 
@@ -27,6 +29,9 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) + socket.CMSG_SPACE(20)
 
 Ancillary = list[tuple[int, int, bytes]]
 Peer = tuple[str, int] | tuple[str, int, int, int]
+
+MSG_DONTWAIT = socket.MSG_DONTWAIT
+"""In each call: a process that shares the socket with us, before or after us, may have made it a blocking one."""
 
 _NO_ANCILLARY: Ancillary = []
 _ALWAYS = 1 << 63
@@ -79,6 +84,20 @@ class UdpListener:
         port: int = self._sock.getsockname()[1]
         return port
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on, for whoever follows us."""
+        return [self._sock]
+
+    def pause(self) -> None:
+        """Read nothing; what arrives waits in the socket."""
+        self._loop.remove_reader(self._sock)
+
+    def resume(self) -> None:
+        """Read again, as before `pause`."""
+        prepare(self._sock, Endpoint("udp", *self._sock.getsockname()[:2]))
+        self._loop.add_reader(self._sock, self.read_batch)
+
     def read_batch(self) -> None:
         """Answer what is there, up to a bound; the loop calls again if more is left."""
         receive, receive_with_ancillary = self._sock.recvfrom, self._sock.recvmsg
@@ -91,9 +110,9 @@ class UdpListener:
             try:
                 fresh = clock() < self._fresh_until
                 if fresh:
-                    datagram, peer = receive(bytes_max)
+                    datagram, peer = receive(bytes_max, MSG_DONTWAIT)
                 else:
-                    datagram, ancillary, _, peer = receive_with_ancillary(bytes_max, _ANCILLARY_BYTES)
+                    datagram, ancillary, _, peer = receive_with_ancillary(bytes_max, _ANCILLARY_BYTES, MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 self._socket_is_empty()
                 break
@@ -146,9 +165,9 @@ class UdpListener:
             if len(run) > 1:
                 self._send_joined(run, peer)
             elif self._wildcard:
-                self._sock.sendmsg(run, reply_destination(self._run_ancillary), 0, peer)
+                self._sock.sendmsg(run, reply_destination(self._run_ancillary), MSG_DONTWAIT, peer)
             else:
-                self._sock.sendto(run[0], peer)
+                self._sock.sendto(run[0], MSG_DONTWAIT, peer)
         except OSError:  # no room in the socket's buffer, or the peer cannot be reached: it will ask again
             self._responder.take_back(self._replied, len(run))
         self._replied += len(run)
@@ -158,12 +177,12 @@ class UdpListener:
         """The kernel cuts the bytes into datagrams again (UDP_SEGMENT); where it cannot, each goes alone."""
         segment = [(IPPROTO_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(run[0])))]
         try:
-            self._sock.sendmsg([b"".join(run)], segment, 0, peer)
+            self._sock.sendmsg([b"".join(run)], segment, MSG_DONTWAIT, peer)
         except OSError as error:
             if error.errno not in _NO_SEGMENTS:
                 raise
             for reply in run:
-                self._sock.sendto(reply, peer)
+                self._sock.sendto(reply, MSG_DONTWAIT, peer)
             self._run_max = 1  # only now: a peer that cannot be reached at all says nothing about the kernel
 
     async def close(self) -> None:
@@ -180,3 +199,45 @@ def _arrived_ns(ancillary: Ancillary) -> int:
             seconds, nanoseconds = TIMESPEC.unpack(data[: TIMESPEC.size])
             return int(seconds * 1_000_000_000 + nanoseconds)
     return 0
+
+
+class UdpListeners:
+    """Several sockets of one address, as one listener: those of the native engine's workers, handed on to us."""
+
+    def __init__(self, listeners: list[UdpListener]) -> None:
+        """listeners: at least one."""
+        self._listeners = listeners
+
+    @property
+    def port(self) -> int:
+        """See UdpListener."""
+        return self._listeners[0].port
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """See UdpListener."""
+        return [sock for listener in self._listeners for sock in listener.sockets]
+
+    def use_access(self, access: Access) -> None:
+        """See UdpListener."""
+        for listener in self._listeners:
+            listener.use_access(access)
+
+    def failure(self) -> str | None:
+        """See UdpListener."""
+        return next((failure for listener in self._listeners if (failure := listener.failure())), None)
+
+    def pause(self) -> None:
+        """See UdpListener."""
+        for listener in self._listeners:
+            listener.pause()
+
+    def resume(self) -> None:
+        """See UdpListener."""
+        for listener in self._listeners:
+            listener.resume()
+
+    async def close(self) -> None:
+        """See UdpListener."""
+        for listener in self._listeners:
+            await listener.close()

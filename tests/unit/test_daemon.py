@@ -567,7 +567,7 @@ def test_sighup_takes_over_a_good_file_and_keeps_out_a_bad_one(loaded: Workbench
         for bad, says in (
             (good + "[storr]\n", "did you mean"),
             (good.replace(f"{first}", f"{first}x"), "listen.npq"),
-            (good.replace(str(loaded.store), "/elsewhere"), "needs a restart"),
+            (good.replace(str(loaded.store), "/elsewhere"), "[store] changed"),
             (good.replace("127.0.0.1", "192.0.2.1"), "192.0.2.1"),
         ):
             config.write_text(bad)

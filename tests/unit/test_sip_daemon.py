@@ -258,7 +258,7 @@ async def test_connection_that_waits_to_end_does_not_outlast_its_time_or_the_dae
             if not sum(served.daemon.metrics.connections("sip").closed.values()):
                 await asyncio.sleep(0.02)
         assert served.daemon.metrics.connections("sip").closed == {
-            "peer": 0, "idle": 0, "slow": 0, "frame_too_long": 0, "unframed": 1, "drain": 0,
+            "peer": 0, "idle": 0, "slow": 0, "frame_too_long": 0, "unframed": 1, "drain": 0, "handed_over": 0,
         }  # fmt: skip
         connections = served.daemon.metrics.connections("sip")
         stream.close()
