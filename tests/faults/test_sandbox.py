@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import urllib.request
@@ -18,8 +19,10 @@ import pytest
 
 from lookupd import clients
 from lookupd.client import LookupClient
+from lookupd.store.rights import FOLDER_MODE
 from tests.conftest import PLAN, Workbench, free_port, wait_until
 from tests.exchange import Exchange, delta_name, notice, wait_for_ack
+from tests.sandbox import settings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
@@ -38,6 +41,7 @@ def confined(unit: str, log: Path, *command: str | Path) -> Iterator[subprocess.
             cwd=UNITS.parent,
             stdout=out,
             stderr=out,
+            umask=int(settings(UNITS / unit)["UMask"][0], 8),
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
     try:
@@ -143,3 +147,20 @@ def test_exchange_needs_nothing_that_its_unit_forbids(workbench: Workbench) -> N
             assert b"lookupd_" in reply.read()
         away = re.compile("source_unusable feed=([a-z]+)")
         wait_until(lambda: set(away.findall(exchange.log.read_text())) == {"web", "shell"})
+
+
+@pytest.mark.parametrize("setgid", [True, False])
+def test_store_made_within_the_sandbox_has_its_rights(workbench: Workbench, setgid: bool) -> None:
+    """Which may not set setgid: the folder above has it, as systemd/lookupd.tmpfiles makes that."""
+    state = workbench.folder / "state"
+    state.mkdir()
+    state.chmod(FOLDER_MODE if setgid else 0o750)
+    workbench.store = state / "a"
+    exchange = Exchange(workbench)
+    with confined(
+        "lookupd-sync@.service", exchange.log, "-m", "loader.cli", "sync", "--config", exchange.config
+    ) as process:
+        wait_until(lambda: "syncing" in exchange.log.read_text() or process.poll() is not None, 30)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (workbench.store, *workbench.store.iterdir())}
+    folder = FOLDER_MODE if setgid else 0o750
+    assert modes == {"a": folder, "spool": folder, "data.mdb": 0o640, "lock.mdb": 0o660, "writer.lock": 0o640}

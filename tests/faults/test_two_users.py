@@ -32,8 +32,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be thre
 class Site:
     """A folder as systemd/lookupd.tmpfiles makes it, a source, and commands as either user."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, made: Path) -> None:
+        """made: where stores lie that were loaded once."""
+        self.folder, self.made = folder, made
         self.bench = Workbench(folder / "drafts")
         self.bench.folder.mkdir()
         self.state = folder / "state"
@@ -53,7 +54,19 @@ class Site:
         return self.bench.store
 
     def load(self, umask: int = 0o077) -> None:
-        """Tables and a snapshot, by the loader's user."""
+        """Tables and a snapshot, by the loader's user; made once with each umask."""
+        kept = self.made / f"{umask:o}"
+        if not kept.exists():
+            self._load(umask)
+            kept.mkdir()
+            copy(self.state, kept / "state")
+            copy(self.source, kept / "source")
+            return
+        for name in ("state", "source"):
+            shutil.rmtree(self.folder / name)
+            copy(kept / name, self.folder / name)
+
+    def _load(self, umask: int) -> None:
         for name, content in (("networks.csv", NETWORKS), ("ranges.csv", RANGES)):
             path = self.bench.write(name, content)
             path.chmod(0o644)
@@ -106,13 +119,23 @@ class Site:
         return self.folder / "serve.log"
 
 
+def copy(folder: Path, to: Path) -> None:
+    """With owners and modes."""
+    subprocess.run(["cp", "-a", str(folder), str(to)], check=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("loaded")
+
+
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(made: Path) -> Iterator[Site]:
     """Beside pytest's folders, into which only root may look."""
     folder = Path(tempfile.mkdtemp(prefix=f"lookupd-users-{os.getpid()}-"))
     folder.chmod(0o755)
     try:
-        yield Site(folder)
+        yield Site(folder, made)
     finally:
         shutil.rmtree(folder)
 

@@ -201,10 +201,12 @@ def test_clock_that_nobody_keeps_right_is_told(status: int | None, result: str) 
 
 
 def test_kernel_tells_whether_the_clock_is_kept_right() -> None:
-    told = subprocess.run(["timedatectl", "show", "-p", "NTPSynchronized"], capture_output=True, text=True, check=False)
     status = machine._clock_status()
-    assert status is not None
-    if told.returncode == 0:
+    assert status is not None  # anybody may read it
+    if shutil.which("timedatectl") is None:
+        return
+    told = subprocess.run(["timedatectl", "show", "-p", "NTPSynchronized"], capture_output=True, text=True, check=False)
+    if told.returncode == 0:  # it asks a service
         assert (told.stdout.strip() == "NTPSynchronized=yes") == (not status & machine.STA_UNSYNC)
 
 
