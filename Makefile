@@ -33,7 +33,7 @@ ifdef CARGO
 else
 	@echo "Rust is missing: the native engine is neither built nor tested"
 endif
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: $(STAMP) ## Lint, format and types; run before each commit
 	$(BIN)/ruff check .

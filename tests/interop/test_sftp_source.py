@@ -434,7 +434,7 @@ async def test_server_that_talks_nonsense_is_told(tmp_path: Path, answers: tuple
 @pytest.mark.parametrize("call", ["names", "fetch", "publish", "close"])
 async def test_server_that_falls_silent_is_cut_off(server: Server, spool: Path, call: str) -> None:
     (server.folder / NAME).write_bytes(CONTENT)
-    async with wire_to(server) as wire, used(server.source(wire.port, timeout=0.5)) as source:
+    async with wire_to(server) as wire, used(server.source(wire.port, timeout=2.0)) as source:
         await source.names()
         wire.flows.clear()
         began = asyncio.get_running_loop().time()
@@ -446,9 +446,9 @@ async def test_server_that_falls_silent_is_cut_off(server: Server, spool: Path, 
                 "fetch": lambda: source.fetch(NAME, spool / NAME),
                 "publish": lambda: source.publish("x.ack.json", b"1"),
             }
-            with pytest.raises(SourceError, match=r"no answer within 0.5 s"):
+            with pytest.raises(SourceError, match=r"no answer within 2 s"):
                 await calls[call]()
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < 10
         wire.flows.set()
         assert NAME in await source.names()  # by a new connection
         assert wire.connections == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import socket
 import time
 from typing import Any
@@ -170,7 +171,7 @@ def test_every_width_of_an_integer_an_array_and_a_text_is_read(width: bytes, hea
         ({0: 1, 1: 0, 2: 5, 3: "110"}, MALFORMED),
         (msgspec.msgpack.Ext(1, b"110"), MALFORMED),
     ],
-    ids=lambda value: repr(value)[:60],
+    ids=lambda value: re.sub(r" at 0x\w+", "", repr(value))[:60],  # an address would differ from process to process
 )
 def test_what_is_no_query_is_refused_with_its_reason(elements: Any, refused: tuple[Any, ...] | None) -> None:
     if refused is None:
