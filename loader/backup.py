@@ -29,6 +29,7 @@ from lookupd.limits import MANIFEST_BYTES_MAX, PARSE_CHUNK_BYTES
 from lookupd.model import UnixSeconds
 from lookupd.store.copy import copy_store, open_copy
 from lookupd.store.reader import Reader
+from lookupd.store.rights import BACKUP_FOLDER_MODE, open_file
 from lookupd.store.schema import FORMAT_VERSION, State, format_digest
 from lookupd.store.scrub import scrub
 from lookupd.store.verify import verify
@@ -127,7 +128,7 @@ def make_backup(
     removed = _remove_leftovers(final)
     with _part(final) as part:
         data = part / DATA
-        with _telling(part), data.open("xb") as file:
+        with _telling(part), _create(data) as file:
             data_bytes = copy_store(reader, file.fileno(), progress.stage("copy", reader.sizes()["file"]))
         damaged = _prove(part, state, progress, even_damaged)
         with _telling(part):
@@ -240,7 +241,7 @@ def _part(final: Path) -> Iterator[Path]:
     """The folder that becomes the backup, locked while we live; gone, or named in the error, if we fail."""
     part = final.with_name(final.name + PART)
     try:
-        part.mkdir()
+        part.mkdir(mode=BACKUP_FOLDER_MODE)
         lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(f"{part}: {error.strerror}: is another backup running?") from None
@@ -282,7 +283,7 @@ def _prove(part: Path, state: State, progress: Progress, even_damaged: bool) -> 
 def _pack(data: Path, progress: Progress) -> Path:
     packed = data.with_name(PACKED)
     advance = progress.stage("pack", data.stat().st_size)
-    with data.open("rb") as source, packed.open("xb") as file:
+    with data.open("rb") as source, _create(packed) as file:
         packer = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj()
         while chunk := source.read(PARSE_CHUNK_BYTES):
             file.write(packer.compress(chunk))
@@ -299,9 +300,14 @@ def _seal(manifest: BackupManifest) -> BackupManifest:
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
+    with _create(path) as file:
         file.write(content)
         _sync(file)
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, with a store's rights."""
+    return os.fdopen(open_file(path, os.O_WRONLY | os.O_EXCL), "wb")
 
 
 def _sync(file: BinaryIO) -> None:

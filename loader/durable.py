@@ -62,7 +62,7 @@ class Part:
         self._lock = threading.Lock()
         with self._spool_errors():
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = io.FileIO(os.open(self._part, flags, 0o644), "r+")
+            self._file = io.FileIO(os.open(self._part, flags, 0o640), "r+")
             try:
                 self._take_up()
             except OSError:

@@ -28,6 +28,7 @@ from lookupd.store.change import Counts
 from lookupd.store.copy import open_copy
 from lookupd.store.lock import WRITER_LOCK, writer_lock
 from lookupd.store.reader import Reader
+from lookupd.store.rights import make_folder, open_file
 from lookupd.store.schema import State, format_digest, note_length
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
@@ -166,8 +167,8 @@ def _refuse_older(backup: Path, manifest: BackupManifest, current: State | None,
 
 
 def _stage(backup: Path, manifest: BackupManifest, staging: Path, progress: Progress) -> None:
-    staging.mkdir()
-    with (staging / DATA).open("xb") as file:
+    make_folder(staging)
+    with os.fdopen(open_file(staging / DATA, os.O_WRONLY | os.O_EXCL), "wb") as file:
         advance = progress.stage("copy", manifest.data_bytes)
         length, sha256 = read_data(backup / manifest.file, manifest.data_bytes, file.write, advance)
         file.flush()
@@ -192,13 +193,16 @@ def _prove(backup: Path, manifest: BackupManifest, staging: Path, progress: Prog
 
 
 def _give_to_owner(store: Path, staging: Path) -> None:
-    """Owner and mode as the files had that are replaced: the daemon's user must open what root restored."""
+    """Owner and mode as the files had that are replaced: the daemon's user must open what root restored.
+
+    What replaces nothing keeps the mode it was made with.
+    """
     for path in [*staging.iterdir(), store / WRITER_LOCK]:
         before = [found for found in (store / path.name, store / DATA) if found.exists() and found != path]
         like = (before[0] if before else store).stat()
         if os.geteuid() == 0:
             os.chown(path, like.st_uid, like.st_gid)
-        if before and path.parent == staging:
+        if before and before[0].name == path.name and path.parent == staging:
             path.chmod(like.st_mode & 0o777)
 
 
@@ -213,7 +217,8 @@ def _exchange(store: Path, staging: Path, now: UnixSeconds) -> str:
     """
     kept = _put_aside(store, now)
     closed = staging / f"{_LENGTH}.closed"
-    closed.write_text(f"{_CLOSED}\n")
+    with os.fdopen(open_file(closed, os.O_WRONLY), "w") as file:
+        file.write(f"{_CLOSED}\n")
     closed.rename(store / _LENGTH)
     sync_folder(store)
     (staging / _LOCK).rename(store / _LOCK)

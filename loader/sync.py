@@ -33,6 +33,7 @@ from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
 from lookupd.second_look import warnings
 from lookupd.store.reader import Reader
+from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
 from lookupd.store.writer import Writer
 
@@ -146,7 +147,8 @@ class Sync:
     def __init__(self, config: Config, *, clock: SteadyClock | None = None) -> None:
         self.config = config
         try:
-            config.spool_path.mkdir(parents=True, exist_ok=True)
+            make_folder(config.store_path)  # first: the spool usually lies in it
+            make_folder(config.spool_path)
         except OSError as error:
             raise ConfigError(f"sync.spool: {config.spool_path}: {error.strerror}: name another folder") from None
         acceptance_file(clock_file(config)).unlink(missing_ok=True)  # a word for us is for a jump while we run

@@ -431,6 +431,52 @@ def _tell_progress(sent: int, received: int, lost: int) -> None:
 
 
 @cli.command()
+@click.option("--config", type=PATH, required=True, help="Configuration file.")
+def sockets(config: Path) -> None:
+    """Print the drop-in of lookupd@NAME.socket that lets systemd hold the sockets of [listen].
+
+    \b
+    Example: lookupd sockets --config /etc/lookupd/a.toml > /etc/systemd/system/lookupd@a.socket.d/listen.conf
+    """
+
+    def work() -> None:
+        from lookupd.socket_units import drop_in
+
+        click.echo(drop_in(read_config(config)), nl=False)
+
+    _run(False, work)
+
+
+@cli.command()
+@click.option("--config", type=PATH, required=True, help="Configuration file.")
+@click.option("--user", help="The daemon's user, a name or a number.  [default: of the one that runs, or lookupd]")
+@json_option
+def doctor(config: Path, user: str | None, as_json: bool) -> None:
+    """Look at this machine as the replica needs it, and say how to mend what is wrong. It changes nothing.
+
+    Each line is ok, warn or fail; docs/operations/doctor.md explains them. As root it sees most. Exit code: 0 if
+    nothing fails, 1 if something does, 3 if the configuration cannot be read.
+
+    \b
+    Example: lookupd doctor --config /etc/lookupd/a.toml
+    """
+
+    def work() -> None:
+        from lookupd.doctor import examine, format_checks
+
+        found = examine(read_config(config), config, user)
+        failed = any(check.result == "fail" for check in found)
+        if as_json:
+            click.echo(msgspec.json.encode({"result": "failed" if failed else "done", "checks": found}).decode())
+        else:
+            click.echo("\n".join(format_checks(found)))
+        if failed:
+            sys.exit(LookupdError.exit_code)
+
+    _run(as_json, work)
+
+
+@cli.command()
 @json_option
 def engine(as_json: bool) -> None:
     """Say which engine would serve UDP here, and why.

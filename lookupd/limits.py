@@ -264,3 +264,26 @@ HANDOVER_STEP_SECONDS = 10.0
 
 HANDOVER_MESSAGE_BYTES_MAX = 1_048_576
 """A connection's message begun, in base64: the longest frame has 262,144 bytes."""
+
+# -- the machine, as `doctor` looks at it -----------------------------------------------------------------
+
+DOCTOR_SECONDS = 4.0
+"""How long all checks together may take: a person waits, perhaps in the middle of trouble."""
+
+DOCTOR_ASK_SECONDS = 1.0
+"""How long one of them waits for an answer: on a network between two replicas that is a hundred round trips."""
+
+DOCTOR_ANSWER_BYTES_MAX = 65_536
+"""What is read of an HTTP answer: a state with hundreds of feeds."""
+
+NETDEV_BACKLOG_MIN = 2000
+"""Packets that wait for one processor: 5 ms at 400,000 a second, while it does something else."""
+
+FILES_BESIDE_LISTENERS = 128
+"""Open files of a daemon beside its listeners and connections: the store, the loop, libraries, logs."""
+
+KEY_WARNING_SECONDS = 30 * 86_400
+"""Before a feed's key expires: the next one is asked for and put in place by people."""
+
+FEED_SILENT_SECONDS = 86_400
+"""A day without one file: some clearinghouses rest at night, none for a whole day and night."""

@@ -27,6 +27,7 @@ from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.profiles import EnumSettings, SipSettings
 from lookupd.store.reader import Reader
+from lookupd.store.rights import refuse_without_lock
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all, share
 
 
@@ -106,6 +107,7 @@ class NativePath:
 
     def open_store(self, path: Path, map_size: int) -> Reader:
         """See Path."""
+        refuse_without_lock(path)
         return Reader(path, map_size=map_size, native=True)
 
     def make_access(self, clients: tuple[ClientSettings, ...]) -> Access:

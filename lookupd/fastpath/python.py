@@ -15,6 +15,7 @@ from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
 from lookupd.store.reader import Reader
+from lookupd.store.rights import refuse_without_lock
 from lookupd.transports.sockets import bind, share
 from lookupd.transports.udp import UdpListener, UdpListeners
 
@@ -33,6 +34,7 @@ class PythonPath:
 
     def open_store(self, path: Path, map_size: int) -> Reader:
         """See Path."""
+        refuse_without_lock(path)
         return Reader(path, map_size=map_size)
 
     def make_access(self, clients: tuple[ClientSettings, ...]) -> Access:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lookupd.errors import StoreError
+from lookupd.store.rights import make_folder, open_file
 
 WRITER_LOCK = "writer.lock"
 _ASK_SECONDS = 0.02
@@ -27,8 +28,8 @@ def writer_lock(store: Path, wait: float) -> Iterator[None]:
     """
     path = store / WRITER_LOCK
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_folder(store)
+        file = open_file(path, os.O_RDWR)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     try:

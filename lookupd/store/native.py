@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import lmdb
 
 from lookupd.errors import StoreError
+from lookupd.store.rights import DATA_FILE, make_lock_file
 
 if TYPE_CHECKING:
     from lookupd import _native
@@ -26,6 +27,8 @@ def open_native(path: Path, *, map_size: int) -> lmdb.Environment:
         from lookupd._native import Environment
     except ImportError as error:
         raise StoreError(f"{path}: cannot open the store natively: {error}") from None
+    if (path / DATA_FILE).is_file():
+        make_lock_file(path)
     return cast(lmdb.Environment, Environment(str(path), map_size))
 
 

@@ -36,6 +36,7 @@ import xxhash
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.limits import STORE_DATABASES_MAX, STORE_READERS_MAX
 from lookupd.model import FeedPosition, NetworkCode, Notice, Receipt, Route, RoutingNumber, UnixSeconds
+from lookupd.store.rights import LOCK_FILE, make_environment_files, make_folder, make_lock_file, open_file
 
 Handle = Any
 """py-lmdb's handle of a database; its type is private."""
@@ -299,10 +300,11 @@ def open_environment(path: Path, *, map_size: int, readonly: bool) -> lmdb.Envir
     if readonly and not there:
         raise StoreError(f"{path}: no store here: load a snapshot with lookupd-loader first")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         _refuse_truncated(path)
-        if not readonly and not (path / "lock.mdb").exists() and disk_is_full(path):
+        if not readonly and not (path / LOCK_FILE).exists() and disk_is_full(path):
             raise StoreError(f"{path}: {DISK_FULL}")  # LMDB writes a new lock file through the map: SIGBUS
+        make_lock_file(path) if readonly else make_environment_files(path)
         return lmdb.open(
             str(path),
             map_size=map_size,
@@ -335,7 +337,8 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 def note_length(path: Path) -> None:
     """Keep the data file's length beside it. A writer that dies before it has done so leaves a shorter one."""
     part = path / f"{_LENGTH_FILE}.part"
-    part.write_text(f"{(path / 'data.mdb').stat().st_size}\n")
+    with os.fdopen(open_file(part, os.O_WRONLY | os.O_TRUNC), "w") as file:
+        file.write(f"{(path / 'data.mdb').stat().st_size}\n")
     part.rename(path / _LENGTH_FILE)
 
 
