@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ from loader.sequence import clock_start
 from loader.sources.backoff import Backoff
 from loader.sources.open import open_source
 from loader.steady import SteadyClock, acceptance_file
+from loader.supervising import supervise
 from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.config import CLOCK_FILE, Config, parse_endpoint
@@ -36,6 +38,7 @@ from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
 from lookupd.store.writer import Writer
+from lookupd.supervise import Supervisor
 
 CLOCK_SAVE_SECONDS = 10.0
 """How often the clock's knowledge is kept: a jump while nobody runs is measured from there."""
@@ -67,6 +70,7 @@ class StoreThreads:
         self.reader: Reader | None = None
         self.waiting = Waiting(0, None, 0, 0)
         self.changed = asyncio.Event()
+        self.writing_since: float | None = None
 
     async def open(self) -> None:
         """Raises StoreError."""
@@ -100,7 +104,11 @@ class StoreThreads:
             return work(writer), writer.waiting()
 
         async with self._write_lock:
-            done, waiting = await asyncio.get_running_loop().run_in_executor(self._writing, and_look)
+            self.writing_since = time.monotonic()
+            try:
+                done, waiting = await asyncio.get_running_loop().run_in_executor(self._writing, and_look)
+            finally:
+                self.writing_since = None
         self.tell_waiting(waiting)
         return done
 
@@ -157,6 +165,7 @@ class Sync:
         self.store = StoreThreads(config, self.clock)
         self.feeds: list[FeedSync] = []
         self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
+        self.supervisor = Supervisor()
         self._stopping = asyncio.Event()
         self._refused = False
 
@@ -175,6 +184,7 @@ class Sync:
             if self.config.sync.scrub:
                 keepers.append(self._scrub.run)
             tasks += [asyncio.create_task(keeper()) for keeper in keepers]
+            tasks.append(asyncio.create_task(supervise(self.store, self._status, self.supervisor)))
             stopping = asyncio.create_task(self._stopping.wait())
             log("syncing", replica=self.config.replica.name, feeds=",".join(feed.name for feed in self.feeds))
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -186,6 +196,7 @@ class Sync:
             for task in done - {stopping}:
                 task.result()  # an error of ours: end with it, the supervisor starts anew
         finally:
+            self.supervisor.tell(STOPPING=1)
             await self.close()
             log("stopped")
 
@@ -383,6 +394,12 @@ class Sync:
         await listener.start()
         log("listening", http=f"http://{endpoint.host}:{listener.port}")
         return listener
+
+    def _status(self) -> str:
+        """For the supervisor's status."""
+        positions = " ".join(f"{feed.name}={feed.position}" for feed in self.feeds)
+        reason = self._readiness()
+        return f"{positions}; needs a person: {reason}" if reason else positions
 
     def _readiness(self) -> str | None:
         """Why the exchange needs a person; None if it does not."""

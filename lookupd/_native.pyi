@@ -202,6 +202,9 @@ class Clients:
     def find(self, host: str) -> int | None:
         """Which client asks from this address; None if it is on no list. Raises ValueError for no address."""
 
+    def set_own(self, host: str | None, port: int = 0) -> None:
+        """See `access.Access.set_own`. Raises ValueError for no address."""
+
     def take(self, client: int, queries: int, now_ns: int, host: str | None = None) -> bool:
         """See `access.Client`. Raises IndexError for no such client."""
 

@@ -132,6 +132,10 @@ class Client:
         return not rate or self._prefixes.take(self.at, host, rate, now_ns)
 
 
+OWN_NAME = "self"
+"""Of the client as which the daemon asks itself, in metrics; no other may have it."""
+
+
 class Access:
     """Finds the client of a source address. The first entry of the list that holds the address wins."""
 
@@ -149,6 +153,21 @@ class Access:
             for source in settings.sources
         ]
         self._found: dict[str, Client | None] = {}
+        self._own: tuple[str, int] | None = None
+
+    def set_own(self, host: str | None, port: int = 0) -> None:
+        """The daemon asks itself from this socket, which it holds; None = it does not.
+
+        Such a question is the last client's of the list, whoever's its address is: nobody else can have that address
+        and port. So it is answered though no list has it, and counted as nobody's. host: 127.0.0.1 or ::1.
+        """
+        self._own = None if host is None else (host, port)
+
+    def find_asker(self, host: str, port: int) -> Client | None:
+        """The client that asks from this socket; see `find` and `set_own`."""
+        if self._own is not None and self._own == (host, port):
+            return self.clients[-1]
+        return self.find(host)
 
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""

@@ -445,6 +445,8 @@ def _check_listen(config: Config) -> None:
 
 
 def _check_client(where: str, client: ClientSettings, config: Config) -> None:
+    if client.name == "self":
+        raise ConfigError(f"{where}.name: `self` is the daemon asking itself, in metrics and statements: name another")
     if not client.sources:
         raise ConfigError(f"{where}.sources: empty: name at least one address or range")
     for source in client.sources:

@@ -17,8 +17,9 @@ from typing import Any, TypeGuard
 import msgspec
 
 from lookupd import fastpath
-from lookupd.access import Access
-from lookupd.config import Config, Endpoint, read_config
+from lookupd.access import OWN_NAME, Access
+from lookupd.canary import Canary
+from lookupd.config import ClientSettings, Config, Endpoint, read_config
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError, LookupdError, StoreError
 from lookupd.fastpath.path import Listener as UdpListening
@@ -34,6 +35,7 @@ from lookupd.second_look import warnings
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.supervise import Supervisor
+from lookupd.supervision import Supervision
 from lookupd.transports.http import HttpListener
 from lookupd.transports.http_store import StoreForPeers
 from lookupd.transports.inherited import Inherited, describe
@@ -78,6 +80,9 @@ class Daemon:
         self._draining = False
         self._failure: BaseException | None = None
         self._reload_lock = asyncio.Lock()
+        self.canary = Canary(self.engine, self.listeners_now, lambda: self.access, lambda: self.config.enum.apexes[0])
+        self.metrics.watch_canary(self.canary)
+        self._started = asyncio.Event()
         self._successor: Successor | None = None
         self._asked: set[asyncio.Task[bool]] = set()
         self._adopting: set[asyncio.Task[None]] = set()
@@ -92,8 +97,9 @@ class Daemon:
         return PythonPath(self.engine, self.metrics, self.begin_batch, self.tag_seed)
 
     def _take_clients(self, config: Config) -> Access:
-        access = self.path.make_access(config.clients)
-        self.metrics.watch_clients([client.name for client in config.clients], access)
+        clients = (*config.clients, ClientSettings(OWN_NAME, (), enum=config.enum, sip=config.sip))
+        access = self.path.make_access(clients)
+        self.metrics.watch_clients([client.name for client in clients], access)
         self.path.use_terms(access)
         return access
 
@@ -107,8 +113,16 @@ class Daemon:
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._soon, self.reload)
         loop.add_signal_handler(signal.SIGUSR2, self._soon, self.hand_over)
-        await self.start()
-        keepers = [asyncio.create_task(keeper()) for keeper in self._keepers()]
+        supervision = Supervision(
+            self.supervisor, self.canary, status=self.status_line, reason=self.readiness, in_charge=self.in_charge
+        )
+        supervised = asyncio.create_task(supervision.run(self._started))
+        try:
+            await self.start()
+        except BaseException:
+            supervised.cancel()
+            raise
+        keepers = [supervised, *(asyncio.create_task(keeper()) for keeper in self._keepers())]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([*keepers, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -145,15 +159,27 @@ class Daemon:
             for (dialect, endpoint), listener in self.listeners.items()
         )
         log("serving", engine=self.path.name, replica=self.config.replica.name, listen=served or "nothing")
+        self._started.set()
         if self.predecessor is not None:
-            await self.verified()
+            await self.canary.verify()
             await self.predecessor.ready()
             self.predecessor.take_connections(self._adopt, self.in_charge.set)
         else:
             self.in_charge.set()
 
-    async def verified(self) -> None:
-        """Returns when each listener has answered."""
+    def listeners_now(self) -> list[tuple[Key, Listener]]:
+        """Those that are open."""
+        return list(self.listeners.items())
+
+    def status_line(self) -> str:
+        """For the supervisor's status."""
+        reason = self.readiness()
+        if reason is not None:
+            return reason if reason.startswith("withdrawn") else f"not ready: {reason}"
+        reader = self.engine.reader
+        ported = 0 if reader is None else reader.state.ported
+        age = self.engine.age_seconds
+        return f"serving serial={self.engine.serial} age={age}s ported={ported} engine={self.path.name}"
 
     def stop(self) -> None:
         """End `run` in good order."""
@@ -177,6 +203,7 @@ class Daemon:
             self._successor.shut()
         if not self._draining:
             log("draining")
+            self.supervisor.tell(STOPPING=1, STATUS="draining")
         self._draining = True
         self.metrics.ready = False
         async with self._reload_lock:  # one that has begun opens and closes listeners: it comes to its end first

@@ -287,3 +287,20 @@ KEY_WARNING_SECONDS = 30 * 86_400
 
 FEED_SILENT_SECONDS = 86_400
 """A day without one file: some clearinghouses rest at night, none for a whole day and night."""
+
+# -- what the supervisor is told -------------------------------------------------------------------------
+
+CANARY_SECONDS = 5.0
+"""Between two rounds of asking ourselves, where the supervisor's watchdog does not want it sooner."""
+
+CANARY_ANSWER_SECONDS = 0.5
+"""How long one of our own questions waits for its answer; it is asked CANARY_TRIES times."""
+
+CANARY_TRIES = 3
+"""A datagram may be dropped, and a `pdb` answer that would be late is not sent."""
+
+EXTEND_SECONDS = 10
+"""By how much a start is extended, each second: while a store warms up, or is not there yet."""
+
+STATUS_SECONDS = 1.0
+"""Between two lines for the supervisor's status."""

@@ -180,6 +180,11 @@ class NativeAccess(Access):
         self.native = _native.Clients([native_rule(client) for client in clients])
         super().__init__(clients, [_Bucket(self.native, at) for at in range(len(clients))])
 
+    def set_own(self, host: str | None, port: int = 0) -> None:
+        """See Access; the workers are told, too."""
+        super().set_own(host, port)
+        self.native.set_own(host, port)
+
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
         return self.native.usage()

@@ -69,6 +69,13 @@ class NativeService(Protocol):
         ...
 
 
+class OwnQuestions(Protocol):
+    """What became of the daemon's questions to itself, by dialect and transport; see `canary.Canary`."""
+
+    failures: dict[tuple[str, str], int]
+    seconds: dict[tuple[str, str], float]
+
+
 class _Ended:
     """The sum of native sources that are closed; a source itself."""
 
@@ -128,6 +135,7 @@ class Metrics(Collector):
         self._native: dict[tuple[str, str], list[NativeSource]] = {}
         self._native_ended: dict[tuple[str, str], _Ended] = {}
         self._native_service: NativeService | None = None
+        self._canary: OwnQuestions | None = None
         self._usage: list[_Listed] = []
         self._usage_before: dict[str, list[Usage]] = {}
         self._connections: dict[str, ConnectionCounters] = {}
@@ -171,6 +179,10 @@ class Metrics(Collector):
         while self._usage and now - self._usage[0].until > RETIRED_AFTER_SECONDS:
             _add_usage(self._usage_before, self._usage.pop(0))
         self._usage.append(_Listed(names, counted))
+
+    def watch_canary(self, canary: OwnQuestions) -> None:
+        """Tell of the questions that the daemon asks itself."""
+        self._canary = canary
 
     def queries(self, dialect: str, transport: str) -> QueryCounters:
         """What was counted by now, whoever counted it."""
@@ -220,6 +232,7 @@ class Metrics(Collector):
         for result, count in self.handovers.items():
             handovers.add_metric([result], count)
         yield handovers
+        yield from self._collect_canary()
         yield CounterMetricFamily(
             "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
         )
@@ -245,6 +258,24 @@ class Metrics(Collector):
             for at, reason in enumerate(DROP_REASONS):
                 dropped.add_metric([*labels, reason], counters.dropped[at])
         yield from (received, answered, other, refused, dropped, odd)
+
+    def _collect_canary(self) -> Iterator[Metric]:
+        seconds = GaugeMetricFamily(
+            "lookupd_canary_seconds",
+            "How long the daemon's last question to itself took.",
+            labels=["dialect", "transport"],
+        )
+        failures = CounterMetricFamily(
+            "lookupd_canary_failures",
+            "Rounds in which a listener did not answer the daemon itself.",
+            labels=["dialect", "transport"],
+        )
+        took, failed = (self._canary.seconds, self._canary.failures) if self._canary else ({}, {})
+        for place in sorted(took.keys() | failed.keys()):
+            if place in took:
+                seconds.add_metric(list(place), took[place])
+            failures.add_metric(list(place), failed.get(place, 0))
+        yield from (seconds, failures)
 
     def _collect_latency(self) -> Iterator[Metric]:
         """From a question's arrival at the machine to its answer's departure, where the native engine measures it."""

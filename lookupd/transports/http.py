@@ -116,7 +116,8 @@ class HttpListener:
 
     @web.middleware
     async def _only_clients(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        client = None if request.remote is None else self.access.find(request.remote)
+        peer = None if request.transport is None else request.transport.get_extra_info("peername")
+        client = self.access.find_asker(peer[0], peer[1]) if peer else None
         if client is None:
             self._metrics.http_refused += 1
             raise web.HTTPForbidden(text="this address is on no client's list\n")

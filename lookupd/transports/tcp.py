@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer or ("", 0)
         self._host = self._peer[0]
-        self._client = listener.access.find(self._host) if peer else None
+        self._client = listener.access.find_asker(self._host, peer[1]) if peer else None
         rejected = None
         if not peer:
             rejected = "gone"  # reset before it was taken

@@ -101,7 +101,7 @@ class UdpListener:
     def read_batch(self) -> None:
         """Answer what is there, up to a bound; the loop calls again if more is left."""
         receive, receive_with_ancillary = self._sock.recvfrom, self._sock.recvmsg
-        responder, find_client, clock = self._responder, self.access.find, time.monotonic_ns
+        responder, find_client, clock = self._responder, self.access.find_asker, time.monotonic_ns
         bytes_max = responder.message_bytes_max
         self._begin_batch()
         now_ns = clock()
@@ -122,7 +122,7 @@ class UdpListener:
                 if error.errno == errno.ECONNABORTED:
                     self._failure = error.strerror
                 continue
-            client = find_client(peer[0])
+            client = find_client(peer[0], peer[1])
             if client is None:
                 responder.counters.received += 1
                 responder.counters.refused[UNKNOWN_CLIENT] += 1

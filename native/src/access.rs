@@ -1,8 +1,8 @@
 //! Clients: who may ask, and how often. Nobody else is answered. `lookupd/access.py` has the same rules.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -169,6 +169,8 @@ pub struct Clients {
     buckets: Vec<Client>,
     v4: Vec<Networks<u32>>,
     v6: Vec<Networks<u128>>,
+    /// From where the daemon asks itself just now, see `own_key`; 0 = it does not.
+    own: AtomicU32,
 }
 
 impl Clients {
@@ -195,7 +197,20 @@ impl Clients {
         }
         v4.sort_by_key(|networks| networks.first);
         v6.sort_by_key(|networks| networks.first);
-        Self { buckets, v4, v6 }
+        Self { buckets, v4, v6, own: AtomicU32::new(0) }
+    }
+
+    /// The daemon asks itself from this socket, which it holds; None = it does not. Such a question is the last
+    /// client's of the list, whoever's its address is: nobody else can have that address and port.
+    pub fn set_own(&self, asker: Option<SocketAddr>) {
+        self.own.store(asker.map_or(0, own_key), Ordering::Relaxed);
+    }
+
+    /// Whether the daemon itself asks from there.
+    #[inline]
+    pub fn is_own(&self, asker: impl FnOnce() -> SocketAddr) -> bool {
+        let own = self.own.load(Ordering::Relaxed);
+        own != 0 && own == own_key(asker())
     }
 
     /// Which client asks from this address: the first whose sources hold it. None = on no list.
@@ -221,6 +236,15 @@ impl Clients {
     /// Whether nobody may ask.
     pub fn is_empty(&self) -> bool {
         self.buckets.is_empty()
+    }
+}
+
+/// A port of 127.0.0.1, or of ::1 above all of those; 0 for every other address.
+fn own_key(asker: SocketAddr) -> u32 {
+    match asker.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => asker.port().into(),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => 1 << 16 | u32::from(asker.port()),
+        _ => 0,
     }
 }
 

@@ -192,6 +192,7 @@ def test_end_is_not_kept_waiting_by_a_successor_that_hangs(site: Site) -> None:
         os.kill(site.pid, signal.SIGUSR2)
         wait_until(lambda: children(site.pid) != [])
         (child,) = children(site.pid)
+        wait_until(lambda: b"LOOKUPD_PREDECESSOR" in Path(f"/proc/{child}/environ").read_bytes())  # not before its exec
         os.kill(child, signal.SIGSTOP)
         began = time.monotonic()
         os.kill(site.pid, signal.SIGTERM)

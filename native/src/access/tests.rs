@@ -113,3 +113,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn own_questions_are_told_by_address_and_port() {
+    let clients = Clients::new(vec![Rule::default()]);
+    let asker = |text: &str| {
+        let asker: SocketAddr = text.parse().unwrap();
+        clients.is_own(|| asker)
+    };
+    assert!(!asker("127.0.0.1:0") && !asker("192.0.2.1:9"));
+    for own in ["127.0.0.1:4711", "[::1]:4711"] {
+        clients.set_own(Some(own.parse().unwrap()));
+        for other in
+            ["127.0.0.1:4711", "[::1]:4711", "127.0.0.1:4712", "127.0.0.2:4711", "192.0.2.1:4711", "[::2]:4711"]
+        {
+            assert_eq!(asker(other), other == own, "{other} while {own} asks");
+        }
+    }
+    clients.set_own(None);
+    assert!(!asker("127.0.0.1:4711"));
+    clients.set_own(Some("192.0.2.1:4711".parse().unwrap()));
+    assert!(!asker("192.0.2.1:4711") && !asker("192.0.2.2:1"), "never another machine's address");
+}

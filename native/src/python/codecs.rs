@@ -1,6 +1,6 @@
 //! The numbering plan, the clients list and the codecs, for the workers' settings and for the tests of parity.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -207,6 +207,13 @@ impl Clients {
 
     fn find(&self, host: &str) -> PyResult<Option<usize>> {
         Ok(self.inner.find(parse_host(host)?))
+    }
+
+    #[pyo3(signature = (host, port = 0))]
+    fn set_own(&self, host: Option<&str>, port: u16) -> PyResult<()> {
+        let host = host.map(parse_host).transpose()?;
+        self.inner.set_own(host.map(|host| SocketAddr::new(host, port)));
+        Ok(())
     }
 
     #[pyo3(signature = (client, queries, now_ns, host = None))]

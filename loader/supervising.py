@@ -1,0 +1,67 @@
+"""What the exchange tells its supervisor: ready when the store is open, its watchdog fed while both threads work.
+
+A disk that hangs shows as a thread that does not come back. A long change, such as a snapshot of 100 million numbers,
+keeps the writing thread busy for minutes and is no fault; hours are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from lookupd.limits import STATUS_SECONDS
+from lookupd.observe.log import log
+from lookupd.store.reader import Reader
+from lookupd.supervise import Supervisor
+from lookupd.supervision import watchdog_seconds
+
+WRITE_SECONDS_MAX = 1800.0
+"""One change: a snapshot of 100 million numbers takes some 20 s natively, and ten times as long without Rust."""
+
+
+class Threads(Protocol):
+    """The store's; see `sync.StoreThreads`."""
+
+    writing_since: float | None
+    """Of the monotonic clock; None = nothing is written just now."""
+
+    async def read(self, work: Callable[[Reader], Any]) -> Any:
+        """In the reading thread."""
+        ...
+
+
+async def supervise(store: Threads, status: Callable[[], str], supervisor: Supervisor) -> None:
+    """Tell READY at once, then feed the watchdog until cancelled. The store is open."""
+    if not supervisor.address:
+        await asyncio.Event().wait()
+    supervisor.tell(READY=1, STATUS=status())
+    log("supervisor_told", what="READY")
+    watchdog = watchdog_seconds()
+    every = watchdog / 4 if watchdog else STATUS_SECONDS
+    told, hangs = "", False
+    while True:
+        alive = await threads_work(store, every)
+        if alive and watchdog:
+            supervisor.tell(WATCHDOG=1)
+        if alive == hangs:
+            hangs = not alive
+            log("store_hangs" if hangs else "store_answers")
+        if (line := status()) != told:
+            told = line
+            supervisor.tell(STATUS=line)
+        await asyncio.sleep(every)
+
+
+async def threads_work(store: Threads, seconds: float) -> bool:
+    """Whether the reading thread comes back in time, and no change takes longer than any should."""
+    since = store.writing_since
+    if since is not None and time.monotonic() - since > WRITE_SECONDS_MAX:
+        return False
+    try:
+        async with asyncio.timeout(seconds):
+            await store.read(lambda reader: reader.state.serial)
+    except TimeoutError:
+        return False
+    return True
