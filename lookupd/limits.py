@@ -253,3 +253,18 @@ PEER_RESTARTS_MAX = 5
 
 PEER_BLOCKS_COMPARED_MAX = 20_000
 """Differing blocks whose numbers are fetched, a few hundred MB; stores that differ in more are loaded afresh."""
+
+# -- the fleet's engine ----------------------------------------------------------------------------------
+
+ENGINE_CONNECT_SECONDS = 5
+"""From the first packet to a checked connection with one server; then the next one is tried."""
+
+ENGINE_ANSWER_SECONDS = 5.0
+"""For an answer of the engine: servers that lost their leader agree on another within about 4 s."""
+
+ENGINE_CLOSE_SECONDS = 1.0
+"""For taking leave of a server, which may be gone."""
+
+ENGINE_PING_SECONDS = 5
+ENGINE_PINGS_MAX = 2
+"""A server that is gone without a word is noticed after some 15 s, and another one is asked."""
