@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lookupd.errors import ConfigError
+from lookupd.fleet import check_jetstream
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.numbering import Plan, load_plan
 from lookupd.observe.counters import DIALECTS
@@ -185,7 +186,8 @@ class JetStreamSettings(Section, frozen=True):
     servers: nats://host:port, or tls://host:port beyond loopback. stream, subject: the stream's name, and what stands
     before `.FEED` in its subjects. user, password_file; certificate, key: an account, by either. ca_file: the only
     authority trusted. replicas: copies of the stream that the relay makes and everybody demands. server_version: the
-    lowest that is taken. max_age, max_bytes: how much of the past the stream keeps.
+    lowest that is taken. max_age, max_bytes: how much of the past the stream keeps. monitor: the servers' monitoring
+    ports, http://host:8222, where alone can be seen whether they sync each write.
     """
 
     servers: tuple[str, ...] = ()
@@ -200,6 +202,7 @@ class JetStreamSettings(Section, frozen=True):
     server_version: str = "2.12.7"
     max_age: Duration = Duration(31 * 86_400)
     max_bytes: Size = Size(8 << 30)
+    monitor: tuple[str, ...] = ()
 
 
 LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"), peer=True)
@@ -372,6 +375,7 @@ def _check(config: Config) -> None:
     _check_engine(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
+    check_jetstream(config.jetstream)
     for name, feed in config.feeds.items():
         _check_feed(name, feed)
 

@@ -179,15 +179,7 @@ class _Opener:
         return lines[0]
 
     def _secret(self, key: str, path: Path) -> bytes:
-        try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                secret = file.read(SECRET_BYTES_MAX)
-        except OSError as error:
-            raise self._error(key, f"{path}: {error.strerror}: put it there, readable by the loader's user") from None
-        if mode & 0o077:
-            raise self._error(key, f"{path}: others may read it (mode {mode:o}): chmod 600 {path}")
-        return secret
+        return read_secret(f"feed.{self._name}.{key}", path)
 
     def _tls(self) -> ssl.SSLContext:
         """Given an authority, only that one is trusted: create_default_context then loads no other."""
@@ -207,6 +199,19 @@ class _Opener:
 
     def _error(self, key: str, text: str) -> ConfigError:
         return ConfigError(f"feed.{self._name}.{key}: {text}")
+
+
+def read_secret(key: str, path: Path) -> bytes:
+    """A key's or password's file, which nobody else may read. Raises ConfigError that names the setting `key`."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            secret = file.read(SECRET_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}: put it there, readable by the loader's user") from None
+    if mode & 0o077:
+        raise ConfigError(f"{key}: {path}: others may read it (mode {mode:o}): chmod 600 {path}")
+    return secret
 
 
 def _is_loopback(host: str) -> bool:
