@@ -82,8 +82,8 @@ def follow(
     """Every delta through relay, engine and replicas. since: the replicas are there from this moment on; what came
     before waits for them in the engine."""
     message, seconds = costs.replica.message, costs.replica.seconds
-    ack, sync = _ack_seconds(costs, servers), np.array(costs.engine.sync)
-    spread, deliver = np.array(costs.replica.spread), costs.engine.deliver_cpu(servers)
+    spread, deliver = costs.replica.spread, costs.engine.deliver_cpu(servers)
+    acks = _ack_seconds(costs, servers, len(deltas.at), draw)
     each = _turns_each(servers)
     place = (np.arange(replicas) // servers + 1.0) * each
     turns = place[-1]
@@ -93,16 +93,14 @@ def follow(
     for index, (at, notices) in enumerate(zip(deltas.at.tolist(), deltas.notices.tolist(), strict=True)):
         size = message.at(notices)
         on_link = size / network.link_bytes
-        published = max(at, published) + draw.choice(ack)
-        if not costs.engine.is_synced:
-            published += draw.choice(sync)
+        published = max(at, published) + float(acks[index])
         if servers > 1:
             published += network.copy_ms / 1e3 + (servers - 1) * on_link
         begin = max(published, fanned_out, since)
         turn = max(on_link, deliver.at(size) / each)  # of one core of the server
         fanned_out = begin + turns * turn
         arrived = begin + np.roll(place, index) * turn + network.one_way_ms / 1e3
-        free = np.maximum(arrived, free) + seconds.at(notices) * draw.choice(spread, replicas)
+        free = np.maximum(arrived, free) + seconds.at(notices) * drawn(spread, replicas, draw)
         slowest[index], median[index] = free.max() - at, np.median(free) - at
     return Followed(slowest, median)
 
@@ -113,9 +111,17 @@ def _turns_each(servers: int) -> float:
     return 1.0 + (servers - 1) / servers
 
 
-def _ack_seconds(costs: Costs, servers: int) -> Floats:
-    """The spread for the smallest message: what a larger one adds is the link's."""
-    return np.array(min(costs.engine.of(servers), key=lambda each: each.bytes).ack)
+def _ack_seconds(costs: Costs, servers: int, count: int, draw: np.random.Generator) -> Floats:
+    """From publish to acknowledgement, for each of so many deltas. The spread is the smallest message's: what a larger
+    one adds is the link's."""
+    smallest = min(costs.engine.of(servers), key=lambda each: each.bytes)
+    acks, syncs = drawn(smallest.ack, count, draw), drawn(costs.engine.sync, count, draw)
+    return acks if costs.engine.is_synced else acks + syncs
+
+
+def drawn(quantiles: Sequence[float], count: int, draw: np.random.Generator) -> Floats:
+    """Values spread as these evenly spaced quantiles are."""
+    return np.interp(draw.random(count), np.linspace(0.0, 1.0, len(quantiles)), quantiles)
 
 
 def delays(

@@ -208,7 +208,7 @@ def _feed(result: Result) -> str:
     for servers in SERVERS:
         out = [_egress(size, demand, servers) * MANY / servers for size in sizes]
         rows.append(
-            [f"out of each of {servers} servers, {MANY:,} replicas", *(f"{8 * value / 1e6:.3g} Mb/s" for value in out)]
+            [f"out of a server, {servers} in all, {MANY:,} replicas", *(f"{8 * value / 1e6:.3g} Mb/s" for value in out)]
         )
     return _table(["", *names], rows)
 
@@ -300,7 +300,7 @@ def _limits(result: Result) -> str:
         )
         deliver = costs.engine.deliver_cpu(servers)
         cores = [servers * demand.feed.delta_seconds / deliver.at(size) for size in sizes]
-        rows.append([f"a core of each of {servers}: replicas", *(count(value) for value in cores)])
+        rows.append([f"a core of a server, {servers} in all: replicas", *(count(value) for value in cores)])
     return _table(["each limit alone, in the busy hour", *names], rows)
 
 
