@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.scale.tables import SERVERS, Simulated
+from bench.scale.tables import REPLICAS, SERVERS, Simulated
 
 COLOURS = ("#1f6f8b", "#c8553d", "#7a9e3b", "#8a6fb0")
 STYLES = {1: "--", 3: "-"}
@@ -46,11 +46,13 @@ def draw(simulated: Sequence[Simulated], title: str, path: Path) -> None:
                     linewidth=0.9,
                 )
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(REPLICAS, [f"{count:,}" for count in REPLICAS], minor=False)
+        axes.minorticks_off()
         axes.set_xlabel("replicas")
         axes.set_ylabel("ms from publish to visible on the slowest replica")
         axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(title, loc="left", fontsize=10)
-        axes.legend(loc="best", frameon=False, fontsize=8)
+        axes.legend(loc="upper left", frameon=False, fontsize=8)
         canvas.savefig(path, format="svg", metadata={"Date": None, "Creator": None})

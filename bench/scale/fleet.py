@@ -87,7 +87,7 @@ def follow(
     each = _turns_each(servers)
     place = (np.arange(replicas) // servers + 1.0) * each
     turns = place[-1]
-    published = fanned_out = 0.0
+    published = fanned_out = -np.inf
     free = np.zeros(replicas)
     slowest, median = np.empty(len(deltas.at)), np.empty(len(deltas.at))
     for index, (at, notices) in enumerate(zip(deltas.at.tolist(), deltas.notices.tolist(), strict=True)):
