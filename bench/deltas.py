@@ -36,6 +36,8 @@ DRAWN_PER_PORT = 8
 ACCEPTED = "bench: a measured delta"
 PLAN = load_plan(COUNTRY)
 TERMS = Terms(accepted=ACCEPTED)
+SIGNER = Signer(bytes(range(32)), bytes(range(8)))
+"""Of feeds that are signed."""
 
 
 class Drawn(NamedTuple):

@@ -22,14 +22,13 @@ import lmdb
 import zstandard
 
 from bench.dataset import Dataset
-from bench.deltas import PLAN, TERMS, Place, Sender, draw_notices
+from bench.deltas import PLAN, SIGNER, TERMS, Place, Sender, draw_notices
 from bench.processes import loader
 from bench.scale.costs import Applied, ReplicaCosts, spread_of
 from loader.apply import apply_checked, check_delta
 from loader.feed_sync import Quiet
 from loader.files import identify
 from loader.fleet.wire import Envelope, encode_envelope
-from loader.trust import Signer
 from loader.validate import KnownNetworks
 from lookupd.model import UnixSeconds
 from lookupd.store.writer import Writer
@@ -42,8 +41,6 @@ HEADER_BYTES = 180
 
 FRAMES = 1.05
 """What Ethernet, IP and TCP add to full segments."""
-
-SIGNER = Signer(bytes(range(32)), bytes(range(8)))
 
 
 def measure(dataset: Dataset, sizes: Mapping[int, int]) -> ReplicaCosts:
