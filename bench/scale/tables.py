@@ -95,17 +95,19 @@ def _seconds(seconds: float) -> str:
 
 
 def _core(result: Result) -> str:
-    """A core by dialect."""
-    share, rows = result.demand.reserve.used_share, []
-    for dialect, (many, one) in DIALECTS.items():
-        each = [
-            f"{result.figures[name]:.3g} us | {count(per_core(result.figures, name, share))}" for name in (many, one)
-        ]
-        rows.append([dialect, *each])
-    rows.append(["npq over TCP, 1,000 numbers a frame", "", "", f"{result.figures[BATCH]:.3g} us"])
-    rows[-1].append(count(per_core(result.figures, BATCH, share)))
-    used = f"a second at {share:.0%} of a core"
-    return _table(["dialect", "nothing joined, CPU", used, "replies joined, CPU", used], rows)
+    """A core and a host by dialect, all that ask in the same way."""
+    share, host = result.demand.reserve.used_share, result.demand.host
+    rows = []
+    for dialect, pair in {**DIALECTS, "npq over TCP, 1,000 numbers a frame": ("", BATCH)}.items():
+        row = [dialect]
+        for name in pair:
+            each = per_core(result.figures, name, share) if name else 0.0
+            of_host = "" if "Python" in dialect else count(host.query_cores * each)  # that is one process with one loop
+            row += (f"{result.figures[name]:.3g} us", count(each), of_host) if name else ("",) * 3
+        rows.append(row)
+    columns = ("CPU", f"a second at {share:.0%} of a core", f"of {host.query_cores} cores")
+    kinds = ("nothing joined", "joined")
+    return _table(["", *(f"{kind}: {column}" for kind in kinds for column in columns)], rows)
 
 
 def _country(result: Result) -> str:
