@@ -102,7 +102,8 @@ def _core(result: Result) -> str:
         row = [dialect]
         for name in pair:
             each = per_core(result.figures, name, share) if name else 0.0
-            of_host = "" if "Python" in dialect else count(host.query_cores * each)  # that is one process with one loop
+            one_loop = "Python" in dialect or "TCP" in dialect  # of the daemon: one core, whatever the host has
+            of_host = "" if one_loop else count(host.query_cores * each)
             row += (f"{result.figures[name]:.3g} us", count(each), of_host) if name else ("",) * 3
         rows.append(row)
     columns = ("CPU", f"a second at {share:.0%} of a core", f"of {host.query_cores} cores")
