@@ -312,7 +312,7 @@ async def _close(client: Client) -> None:
 class Link:
     """Whoever needs the engine again and again asks this for it: the connection there is, or a new one.
 
-    connected, connects and failures are for metrics; a change is logged once. Used by one task, closed by any.
+    connected, connects and failures are for metrics; a change is logged once.
     """
 
     def __init__(self, settings: JetStreamSettings, who: str) -> None:
@@ -323,6 +323,7 @@ class Link:
         self._who = who
         self._engine: Engine | None = None
         self._told = ""
+        self._making = asyncio.Lock()
 
     @property
     def connected(self) -> bool:
@@ -331,11 +332,15 @@ class Link:
 
     async def engine(self) -> Engine:
         """One that is alive. Raises SourceError when none can be had: wait before asking again."""
-        if self._engine is not None and self._engine.alive:
+        async with self._making:
+            if self._engine is None or not self._engine.alive:
+                await self._drop()
+                self._engine = await self._connect()
             return self._engine
-        await self._drop()
+
+    async def _connect(self) -> Engine:
         try:
-            self._engine = await connect_as(self._login, self._who)
+            engine = await connect_as(self._login, self._who)
         except SourceError as error:
             self.failures += 1
             if self._told != str(error):
@@ -344,8 +349,8 @@ class Link:
             raise
         self._told = ""
         self.connects += 1
-        log("engine_connected", server=self._engine.server, version=self._engine.version)
-        return self._engine
+        log("engine_connected", server=engine.server, version=engine.version)
+        return engine
 
     async def _drop(self) -> None:
         engine, self._engine = self._engine, None
