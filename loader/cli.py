@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from loader.commands import backup, compare, history, load, publish, reconcile, report, sync
+from loader.commands import backup, compare, history, load, publish, reconcile, relay, report, sync
 from lookupd import __version__
 
 
@@ -33,6 +33,8 @@ for command in (
     backup.repair,
     sync.sync,
     sync.clock,
+    relay.relay,
+    relay.fleet,
     report.report,
     history.journal,
 ):

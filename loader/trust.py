@@ -74,8 +74,14 @@ def check_signature(
     which a key may have expired; None = the wall clock. The file's own date is no measure: whoever has the
     old key can write any date.
     """
-    name = signature_file.name
-    lines = _read(signature_file)
+    return check_signature_text(data, _read(signature_file), signature_file.name, keys, now)
+
+
+def check_signature_text(
+    data: bytes, text: bytes, name: str, keys: tuple[PublicKey, ...], now: UnixSeconds | None = None
+) -> PublicKey:
+    """The same with the signature file's bytes, and its name for messages."""
+    lines = _lines(name, text)
     signature, comment_signature = _decode(name, lines[1]), _decode(name, lines[3])
     algorithm, key_id, signed = signature[:2], signature[2:10], signature[10:]
     if len(signature) != SIGNATURE_BYTES or algorithm not in {PLAIN, HASHED} or len(comment_signature) != 64:
@@ -104,16 +110,20 @@ def check_signature(
     return key
 
 
-def _read(path: Path) -> list[str]:
-    """The four lines."""
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            text = file.read(MANIFEST_BYTES_MAX + 1)
-        lines = text.decode("utf-8").splitlines()
+            return file.read(MANIFEST_BYTES_MAX + 1)
     except FileNotFoundError:
         raise FeedError(f"{path.name}: missing: this feed's files must be signed; the store is unchanged") from None
     except OSError as error:
         raise FeedError(f"{path.name}: {error.strerror}") from None
+
+
+def _lines(name: str, text: bytes) -> list[str]:
+    """The four of them."""
+    try:
+        lines = text.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = []
     if (
@@ -122,7 +132,7 @@ def _read(path: Path) -> list[str]:
         or not lines[0].startswith(_UNTRUSTED)
         or not lines[2].startswith(_TRUSTED)
     ):
-        raise FeedError(f"{path.name}: not a minisign signature; the store is unchanged")
+        raise FeedError(f"{name}: not a minisign signature; the store is unchanged")
     return lines
 
 

@@ -268,3 +268,27 @@ ENGINE_CLOSE_SECONDS = 1.0
 ENGINE_PING_SECONDS = 5
 ENGINE_PINGS_MAX = 2
 """A server that is gone without a word is noticed after some 15 s, and another one is asked."""
+
+ENGINE_MONITOR_BYTES_MAX = 1 << 20
+"""What is read of a monitoring port's answer, which has some 5 kB."""
+
+RELAY_BACKOFF_SECONDS = (0.5, 30.0)
+"""After the engine or a source failed: the first wait, and the longest. A port has an hour."""
+
+RELAY_RETRY_SECONDS = (10.0, 300.0)
+"""A file that cannot be used is fetched anew after the first, then twice as long each time up to the second."""
+
+RELAY_LOT = 64
+"""Deltas that one feed publishes before another one has its turn."""
+
+FOREIGN_MESSAGES_MAX = 256
+"""Messages of somebody else at the end of a subject that are passed over to find the last one of a relay."""
+
+FLEET_REPLICAS_MAX = 2000
+"""Replicas of one feed whose words are kept; those beyond are counted and not shown."""
+
+FLEET_SEQUENCES_KEPT = 64
+"""Of each feed, how many of the last published sequences have their time and the replicas' digests kept."""
+
+FLEET_READ_SECONDS = 30.0
+"""Between two readings of every replica's last word from the stream; what comes meanwhile is heard at once."""

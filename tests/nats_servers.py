@@ -233,6 +233,7 @@ def settings_text(servers: Sequence[NatsServer], **more: object) -> str:
         "servers": [server.url for server in servers],
         "server_version": VERSION,
         "replicas": 3 if len(servers) >= 3 else 1,
+        "max_bytes": "1GiB",  # reserved at once, of the 4 GB that these servers have
     }
     lines = []
     for key, value in (values | more).items():
