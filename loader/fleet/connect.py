@@ -14,18 +14,16 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
-import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
-from loader.sources.open import read_secret
+from loader.fleet.login import Login, read_login
 from lookupd.config import JetStreamSettings
-from lookupd.errors import ConfigError, SourceError
-from lookupd.fleet import check_jetstream, parse_version
+from lookupd.errors import SourceError
+from lookupd.fleet import parse_version
 from lookupd.limits import (
     ENGINE_ANSWER_SECONDS,
     ENGINE_CLOSE_SECONDS,
@@ -46,60 +44,16 @@ class _Quiet(logging.Handler):
         log("engine_library", message=record.getMessage(), error=repr(error))
 
 
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """asyncio says this of each TLS connection that the other side ends; it means nothing."""
+    return "eof_received" not in record.getMessage()
+
+
 _logger = logging.getLogger("nats")
 _logger.propagate = False
 if not _logger.handlers:
     _logger.addHandler(_Quiet())
-
-
-class Login(msgspec.Struct, frozen=True):
-    """What a connection needs, read from files once; see `read_login`."""
-
-    servers: tuple[str, ...]
-    tls: ssl.SSLContext | None
-    user: str | None
-    password: str | None
-    version: tuple[int, int, int]
-
-
-def read_login(settings: JetStreamSettings) -> Login:
-    """From the settings' files. Raises ConfigError, naming the key, the reason and the way out."""
-    check_jetstream(settings)
-    if not settings.servers:
-        raise ConfigError("jetstream.servers: no server is named: write them like tls://nats-1.example:4222")
-    secure = any(url.startswith("tls://") for url in settings.servers)
-    password = _read_password(settings.password_file) if settings.password_file else None
-    version = parse_version(settings.server_version)
-    assert version is not None, settings.server_version  # check_jetstream has seen it
-    return Login(settings.servers, _tls(settings) if secure else None, settings.user or None, password, version)
-
-
-def _read_password(file: str) -> str:
-    try:
-        lines = read_secret("jetstream.password_file", Path(file)).decode().splitlines()
-    except UnicodeDecodeError:
-        lines = []
-    if len(lines) != 1 or not lines[0]:
-        raise ConfigError(f"jetstream.password_file: {file}: must hold the password as its only line, in UTF-8")
-    return lines[0]
-
-
-def _tls(settings: JetStreamSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
-    except (ssl.SSLError, OSError) as error:
-        way_out = "it must hold the authority's certificate in PEM"
-        raise ConfigError(f"jetstream.ca_file: {settings.ca_file}: {_reason(error)}: {way_out}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.certificate:
-        read_secret("jetstream.key", Path(settings.key))  # others may not read it
-        try:
-            context.load_cert_chain(settings.certificate, settings.key)
-        except (ssl.SSLError, OSError) as error:
-            way_out = "both in PEM, and the key belonging to the certificate"
-            pair = f"{settings.certificate}, {settings.key}"
-            raise ConfigError(f"jetstream.certificate, jetstream.key: {pair}: {_reason(error)}: {way_out}") from None
-    return context
+    logging.getLogger("asyncio").addFilter(_worth_telling)
 
 
 class Engine:
@@ -131,6 +85,12 @@ class Engine:
         """Whether it is worth asking."""
         return bool(self.client.is_connected) and not self.lost.is_set()
 
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def close(self, reason: str = "") -> None:
         """Let go of it; whoever waits for an answer gets a SourceError at the latest when its time is over."""
         self.reason = reason or self.reason
@@ -139,8 +99,8 @@ class Engine:
 
 
 async def connect(settings: JetStreamSettings, who: str) -> Engine:
-    """A checked connection to one of the servers, tried in any order. who: names it in the server's lists, and its
-    answers' subjects, `_INBOX.WHO.>`.
+    """A checked connection to one of the servers, tried in any order. who: names it in the server's lists. Answers come
+    to `_INBOX.USER.>`, so that a user may be kept from hearing another one's; without a user, `_INBOX.WHO.>`.
 
     Raises ConfigError for the settings and their files; SourceError, with the reason and the way out, when no server
     can be used now.
@@ -199,7 +159,7 @@ async def _connect_to(server: str, login: Login, who: str) -> Engine:
                 tls=login.tls if secure else None,
                 user=None if user is None else lambda: credential(user),
                 password=None if password is None else lambda: credential(password),
-                inbox_prefix=f"_INBOX.{inbox_token(who)}",
+                inbox_prefix=f"_INBOX.{inbox_token(login.user or who)}",
             )
             _check_server(client, login, secure)
             await _check_account(engine)
@@ -209,7 +169,7 @@ async def _connect_to(server: str, login: Login, who: str) -> Engine:
     except Exception as error:  # whatever the library makes of what a server says: of an INFO that is a list, say
         await _close(client)
         told = error if not isinstance(error, nats.errors.NoServersError) or not heard else heard[-1]
-        raise SourceError(f"{server}: {_explained(told)}") from None
+        raise SourceError(f"{server}: {_denied(engine, told) or _explained(told)}") from None
     except BaseException:
         await _close(client)
         raise
@@ -268,8 +228,9 @@ async def telling(engine: Engine) -> AsyncIterator[None]:
     except APIError:
         raise
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        await engine.close(_explained(error))
-        raise SourceError(_explained(error)) from None
+        told = _denied(engine, error) or _explained(error)
+        await engine.close(told)
+        raise SourceError(told) from None
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:  # of an answer that is none
         await engine.close("an answer that cannot be read")
         raise SourceError(f"an answer that cannot be read: {error!r}") from None
@@ -278,9 +239,16 @@ async def telling(engine: Engine) -> AsyncIterator[None]:
 _NOT_FOR_ACCOUNT = 10039
 
 
+def _denied(engine: Engine, error: Exception) -> str:
+    """Whoever may not ask gets no answer, and is told so beside it."""
+    if isinstance(error, TimeoutError) and "permissions violation" in engine.reason.lower():
+        return f"the account lacks a right: {engine.reason.removeprefix('nats: ')}"
+    return ""
+
+
 def _explained(error: Exception) -> str:
     text = _reason(error)
-    if "Authorization Violation" in text or isinstance(error, nats.errors.AuthorizationError):
+    if "authorization violation" in text.lower() or isinstance(error, nats.errors.AuthorizationError):
         return f"does not let us in ({text}): see jetstream.user and password_file, or certificate and key"
     if isinstance(error, nats.errors.SecureConnWantedError):
         return "offers no TLS: turn it on in the server, `tls { ... }`"

@@ -14,31 +14,28 @@ from pathlib import Path
 
 import msgspec
 from nats.js.api import StreamInfo
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError
 
-from loader.durable import write_whole
 from loader.files import line_chunks, parse_file_name, verified
 from loader.fleet.connect import Engine, telling
+from loader.fleet.position import EnginePosition, Known, Last, created
 from loader.fleet.relay_metrics import RelayFeedMetrics
 from loader.fleet.streams import feed_subject
-from loader.fleet.wire import EXPECTED_LAST, PAYLOAD_BYTES_MAX, Envelope, decode_envelope, encode_envelope
+from loader.fleet.wire import EXPECTED_LAST, PAYLOAD_BYTES_MAX, Envelope, encode_envelope
 from loader.formats import Step
 from loader.formats.lookupd_steps import OwnFormat
 from loader.sequence import beyond, chain, newest_snapshot
 from loader.sources import Source
 from loader.spool import Spool
-from loader.trust import PublicKey, check_signature_text
+from loader.trust import PublicKey
 from loader.validate import read_delta
 from lookupd.config import FeedSettings, JetStreamSettings
 from lookupd.errors import FeedError, SourceError
-from lookupd.limits import DELTA_LINE_BYTES_MAX, FOREIGN_MESSAGES_MAX, RELAY_LOT, RELAY_RETRY_SECONDS
+from lookupd.limits import DELTA_LINE_BYTES_MAX, RELAY_LOT, RELAY_RETRY_SECONDS
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.log import log
 from lookupd.units import parse_time
-
-KNOWN_FILE = "relay.json"
-"""In the feed's spool: what was published last."""
 
 TIDY_SECONDS = 3600.0
 """Between two looks for files that may leave the spool."""
@@ -51,21 +48,6 @@ _IN_PROCESS = 10158
 
 
 _ENDING = re.compile(r"(?:\.json)?(?:\.minisig)?(?:\.part)?(?:\.of)?$")
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What was published last, by us or another relay, as far as we saw. created: of the stream."""
-
-    created: str
-    stream: int
-    feed: int
-
-
-class Last(msgspec.Struct, frozen=True):
-    """The end of the feed's subject. stream: its last message, 0 = none; feed: the last delta in it, None = none."""
-
-    stream: int
-    feed: int | None
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -119,23 +101,19 @@ class RelayFeed:
         self._source, self._keys, self._plan, self._metrics = source, keys, plan, metrics
         self._clock = WallClock()
         self._spool = Spool(spool, self._format, source, self._clock)
-        self._known: Known | None = None
-        self._foreign_told = 0
+        self._at = EnginePosition(name, jetstream, spool, keys, metrics)
         self._bridged = 0
         self._tidied_at = 0.0
 
     @property
     def position(self) -> int:
         """The last delta in the engine, as far as we saw; 0 = none."""
-        return self._known.feed if self._known else 0
+        return self._at.known.feed if self._at.known else 0
 
     def open(self) -> None:
         """Make the spool, and remember. Raises SourceError."""
         self._spool.make()
-        try:
-            self._known = msgspec.json.decode((self._spool.folder / KNOWN_FILE).read_bytes(), type=Known)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            self._known = None  # the engine knows better
+        self._at.recall()
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -157,8 +135,8 @@ class RelayFeed:
         steps = self._format.steps(names | self._spool.names())
         deltas = [step for step in steps if step.type == "delta"]
         self._metrics.source_sequence = max((step.sequence for step in deltas), default=0)
-        last = await self._read_last(engine)
-        self._judge_engine(last, info)
+        last = await self._at.read(engine)
+        self._at.judge(last, info)
         start = await self._start(last, info, steps)
         reach = chain(deltas, start)[:RELAY_LOT]
         for step in reach:
@@ -175,99 +153,13 @@ class RelayFeed:
             raise away
         return len(reach) == RELAY_LOT
 
-    # -- where the engine is -----------------------------------------------------------------------------
-
-    async def _read_last(self, engine: Engine) -> Last:
-        """Messages that no relay has sent are passed over, within bounds. Raises SourceError beyond."""
-        end = at = 0
-        for _ in range(FOREIGN_MESSAGES_MAX):
-            async with telling(engine):
-                try:
-                    if not at:
-                        message = await engine.jetstream.get_last_msg(self._jetstream.stream, self._subject)
-                        end = at = message.seq or 0
-                    else:
-                        message = await engine.jetstream.get_msg(self._jetstream.stream, at)
-                except NotFoundError:
-                    message = None
-            if message is None and not end:
-                return Last(0, None)
-            if message is not None and message.subject == self._subject:
-                try:
-                    headers = {str(name): str(value) for name, value in (message.headers or {}).items()}
-                    envelope = decode_envelope(message.data or b"", headers)
-                    self._check_ours(envelope)
-                    return Last(end, envelope.sequence)
-                except FeedError as error:
-                    self._tell_foreign(at, error)
-            at -= 1
-            if not at:
-                break
-        raise SourceError(
-            f"subject {self._subject}: its last messages are no relay's: find out who publishes there, then take them "
-            f"out, `nats stream purge {self._jetstream.stream} --subject {self._subject}`; if the feed's key changed, "
-            "keep the old one beside the new one for a while"
-        )
-
-    def _check_ours(self, envelope: Envelope) -> None:
-        """Raises FeedError unless it is one of this feed's files: one we have, or one that its sender signed."""
-        if envelope.feed != self.name:
-            raise FeedError(f"message {envelope.name}: of feed {envelope.feed}, not {self.name}")
-        try:
-            if (self._spool.folder / f"{envelope.name}.json").read_bytes() == envelope.manifest:
-                return
-        except OSError:
-            pass
-        if self._keys:
-            name = f"{envelope.name}.json.minisig"
-            # by a key that expired since, too: that it was published is all that is asked
-            check_signature_text(envelope.manifest, envelope.signature or b"", name, self._keys, UnixSeconds(0))
-
-    def _tell_foreign(self, at: int, error: FeedError) -> None:
-        if at <= self._foreign_told:
-            return
-        self._foreign_told = at
-        self._metrics.foreign += 1
-        log("engine_foreign_message", feed=self.name, subject=self._subject, stream_sequence=at, reason=error)
-
-    def _judge_engine(self, last: Last, info: StreamInfo) -> None:
-        """Whether it is behind what it had: it was wiped, or set back."""
-        known, created = self._known, _created(info)
-        if known is not None and self._aged_out(last, info):
-            return
-        now = last.feed or 0
-        self._metrics.sequence = now
-        if known is not None and now < known.feed:
-            change = "wiped" if known.created != created else "rolled_back"
-            log(f"engine_{change}", feed=self.name, had=known.feed, has=now)
-            self._metrics.engine_changes[change] += 1
-        if last.feed is None:
-            self._known = None
-        elif known is None or (known.feed, known.created) != (now, created):
-            self._remember(Known(created, last.stream, now))
-
-    def _aged_out(self, last: Last, info: StreamInfo) -> bool:
-        """The subject is empty because its messages were older than the stream keeps, or were purged."""
-        known = self._known
-        if known is None or last.stream:
-            return False
-        return known.created == _created(info) and info.state.last_seq >= known.stream
-
-    def _remember(self, known: Known) -> None:
-        self._known = known
-        self._metrics.sequence = known.feed
-        try:
-            write_whole(self._spool.folder / KNOWN_FILE, msgspec.json.encode(known))
-        except OSError as error:
-            raise SourceError(f"spool: {self._spool.folder}: {error.strerror}: free space on it") from None
-
     # -- where to begin ----------------------------------------------------------------------------------
 
     async def _start(self, last: Last, info: StreamInfo, steps: list[Step]) -> int:
         """The position after which to publish."""
         if last.feed is None:
-            if self._known is not None and self._aged_out(last, info):
-                return self._known.feed
+            if self._at.known is not None and self._at.aged_out(last, info):
+                return self._at.known.feed
             return await self._beginning(steps)
         snapshot = newest_snapshot(steps)
         trouble = self.trouble
@@ -360,7 +252,7 @@ class RelayFeed:
                 ) from None
         if taken.duplicate:
             self._metrics.duplicates += 1
-            now = await self._read_last(engine)
+            now = await self._at.read(engine)
             if (now.feed or 0) < envelope.sequence:
                 raise SourceError(
                     f"stream {self._jetstream.stream}: knows {envelope.name} and does not have it: somebody took it "
@@ -369,7 +261,7 @@ class RelayFeed:
             return None
         self._metrics.published += 1
         self._metrics.note_published(envelope.sequence, self._clock.now())
-        self._remember(Known(_created(info), taken.seq, envelope.sequence))
+        self._at.remember(Known(created(info), taken.seq, envelope.sequence))
         log("delta_published", feed=self.name, sequence=envelope.sequence, stream_sequence=taken.seq)
         self._clear()
         return Last(taken.seq, envelope.sequence)
@@ -418,7 +310,3 @@ class RelayFeed:
                 found = parse_file_name(_ENDING.sub("", path.name))
                 if found is not None and found.sequence <= self.position and path.stat().st_mtime < oldest:
                     path.unlink(missing_ok=True)
-
-
-def _created(info: StreamInfo) -> str:
-    return info.created.isoformat() if info.created is not None else ""

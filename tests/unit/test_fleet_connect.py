@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from loader.fleet.connect import Link, connect, read_login, telling
+from loader.fleet.connect import Link, connect, telling
+from loader.fleet.login import read_login
 from lookupd.config import JetStreamSettings, read_config
 from lookupd.errors import ConfigError, SourceError
 from lookupd.fleet import parse_version

@@ -24,7 +24,16 @@ from loader.fleet.connect import Engine, connect
 from loader.fleet.followers import Followers
 from loader.fleet.relay import Relay
 from loader.fleet.streams import ack_subject, faults, feed_config, feed_subject, open_feed_stream
-from loader.fleet.wire import FILE, MANIFEST, PAYLOAD, PAYLOAD_BYTES_MAX, Envelope, decode_envelope
+from loader.fleet.wire import (
+    FILE,
+    MANIFEST,
+    MESSAGE_ID,
+    PAYLOAD,
+    PAYLOAD_BYTES_MAX,
+    Envelope,
+    decode_envelope,
+    encode_envelope,
+)
 from loader.trust import Signer
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, SourceError
@@ -122,6 +131,7 @@ def running(config: Path) -> Iterator[Path]:
             [sys.executable, "-m", "loader.cli", "relay", "--config", str(config)], stdout=out, stderr=out
         )
     try:
+        wait_until(lambda: "relaying" in log.read_text() or process.poll() is not None, 20)
         yield log
     finally:
         process.send_signal(signal.SIGTERM)
@@ -148,16 +158,15 @@ async def test_deltas_are_published_in_order_each_once(desk: Desk) -> None:
 
 async def test_stream_is_made_with_settings_that_keep_what_it_took(desk: Desk) -> None:
     desk.once()
-    engine = await desk.engine()
     jetstream = read_config(desk.config).jetstream
-    info = await engine.jetstream.stream_info("LOOKUPD")
-    await engine.close()
+    async with await desk.engine() as engine:
+        info = await engine.jetstream.stream_info("LOOKUPD")
     assert (info.config.storage, info.config.deny_delete, info.config.duplicate_window) == ("file", True, 120)
     assert list(faults(info.config, jetstream)) == []
 
 
 async def test_large_delta_is_published_by_reference(desk: Desk) -> None:
-    notices = [notice(886912000000 + at, "1403", ref=f"{random.Random(at).random()}" * 6) for at in range(3000)]
+    notices = [notice(886912000000 + at, "1403", ref=random.Random(at).randbytes(32).hex()) for at in range(3500)]
     path = desk.exchange.delta(1, *notices, signer=SIGNER)
     assert path.stat().st_size > PAYLOAD_BYTES_MAX
     desk.delta(2)
@@ -168,9 +177,9 @@ async def test_large_delta_is_published_by_reference(desk: Desk) -> None:
 
 async def test_message_of_the_largest_payload_can_be_read_back(desk: Desk) -> None:
     """The position is read with the last message."""
-    line = len(json.dumps(notice(886912000000, "1403", ref="x" * 100))) + 1
+    line = len(json.dumps(notice(886912000000, "1403", ref="x" * 64))) + 1
     count = PAYLOAD_BYTES_MAX // line
-    desk.exchange.delta(1, *(notice(886912000000 + at, "1403", ref="x" * 100) for at in range(count)), signer=SIGNER)
+    desk.exchange.delta(1, *(notice(886912000000 + at, "1403", ref="x" * 64) for at in range(count)), signer=SIGNER)
     assert desk.once()["exit_code"] == 0
     assert desk.once()["feeds"][0]["position"] == 1
 
@@ -253,7 +262,7 @@ async def test_relay_that_lost_the_race_looks_again(desk: Desk) -> None:
     desk.delta(1)
     async with relaying(desk.config_named("one")) as one, relaying(desk.config_named("two")) as two:
         engine, info = await two._engine()
-        stale = await two.feeds[0]._read_last(engine)
+        stale = await two.feeds[0]._at.read(engine)
         await rounds(one)
         step = two.feeds[0]._format.steps(frozenset(os.listdir(desk.exchange.source)))[0]
         envelope = await two.feeds[0]._prepare(step)
@@ -270,7 +279,7 @@ async def test_other_delta_at_the_same_place_is_not_taken(desk: Desk) -> None:
     desk.delta(1)
     async with relaying(desk.config_named("one")) as one, relaying(desk.config_named("two")) as two:
         engine, info = await two._engine()
-        stale = await two.feeds[0]._read_last(engine)
+        stale = await two.feeds[0]._at.read(engine)
         await rounds(one)
         other = Envelope("main", 1, delta_name(1), b"{}", None, b"other")
         assert await two.feeds[0]._publish(engine, info, other, stale) is None
@@ -326,9 +335,8 @@ async def test_empty_engine_begins_behind_the_snapshot_and_goes_back_as_far_as_t
 async def test_engine_whose_messages_grew_old_is_not_filled_again(desk: Desk) -> None:
     desk.delta(1)
     desk.once()
-    engine = await desk.engine()
-    await engine.jetstream.purge_stream("LOOKUPD")
-    await engine.close()
+    async with await desk.engine() as engine:
+        await engine.jetstream.purge_stream("LOOKUPD")
     desk.delta(2)
     assert "engine_" not in desk.once()["log"].replace("engine_connected", "").replace("engine_unchecked", "")
     assert await desk.sequences() == [2]
@@ -355,9 +363,8 @@ async def test_cluster_that_loses_a_server_goes_on(workbench: Workbench, tmp_pat
                 desk.delta(sequence)
                 if sequence == 10:
                     wait_until(lambda: "delta_published" in log.read_text(), 30)
-                    engine = await desk.engine()
-                    info: StreamInfo = await engine.jetstream.stream_info("LOOKUPD")
-                    await engine.close()
+                    async with await desk.engine() as engine:
+                        info: StreamInfo = await engine.jetstream.stream_info("LOOKUPD")
                     assert info.cluster is not None
                     next(server for server in servers if server.name == info.cluster.leader).kill()
             wait_until(lambda: "sequence=30 " in log.read_text(), 60)
@@ -373,15 +380,17 @@ async def test_cluster_that_loses_a_server_goes_on(workbench: Workbench, tmp_pat
 async def test_foreign_messages_are_told_and_passed_over(desk: Desk) -> None:
     desk.delta(1)
     desk.once()
-    engine = await desk.engine()
-    jetstream = read_config(desk.config).jetstream
+    subject = feed_subject(read_config(desk.config).jetstream, "main")
     forged = {FILE: delta_name(999), MANIFEST: "e30=", PAYLOAD: "message"}
-    for headers in (None, {FILE: "é"}, forged):
-        await engine.jetstream.publish(feed_subject(jetstream, "main"), b"x", headers=headers)
-    await engine.close()
+    async with await desk.engine() as engine:
+        (ours,) = await desk.messages()
+        _, signed = encode_envelope(ours)
+        renamed = signed | {FILE: delta_name(998), MESSAGE_ID: "x"}
+        for headers in (None, {FILE: "é"}, forged, renamed):
+            await engine.jetstream.publish(subject, b"x", headers=headers)
     desk.delta(2)
     done = desk.once()
-    assert done["log"].count("engine_foreign_message") == 3
+    assert done["log"].count("engine_foreign_message") == 4
     assert done["feeds"][0]["position"] == 2
     assert "foreign" not in desk.once()["log"]
 
@@ -389,7 +398,7 @@ async def test_foreign_messages_are_told_and_passed_over(desk: Desk) -> None:
 async def test_subject_full_of_foreign_messages_is_refused_with_a_way_out(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loader.fleet.relay_feed.FOREIGN_MESSAGES_MAX", 3)
+    monkeypatch.setattr("loader.fleet.position.FOREIGN_MESSAGES_MAX", 3)
     desk.delta(1)
     async with relaying(desk.config) as relay:
         await rounds(relay)
@@ -403,7 +412,7 @@ async def test_subject_full_of_foreign_messages_is_refused_with_a_way_out(
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"storage": StorageType.MEMORY}, "storage memory: expected file"),
+        ({"storage": StorageType.MEMORY, "max_bytes": 1 << 20}, "storage memory: expected file"),
         ({"max_age": 60.0, "duplicate_window": 60.0}, "max_age 60 s: expected"),
         ({"deny_delete": False}, "deny_delete is off"),
         ({"max_msgs_per_subject": 1}, "max_msgs_per_subject 1: expected"),
@@ -415,12 +424,11 @@ async def test_stream_with_other_settings_is_told_and_not_changed(
     desk: Desk, changed: dict[str, Any], reason: str
 ) -> None:
     jetstream = read_config(desk.config).jetstream
-    engine = await desk.engine()
-    made = await engine.jetstream.add_stream(feed_config(jetstream).evolve(**changed))
-    with pytest.raises(SourceError, match=f"stream LOOKUPD: .*{reason}"):
-        await open_feed_stream(engine, jetstream, make=True)
-    assert (await engine.jetstream.stream_info("LOOKUPD")).config == made.config
-    await engine.close()
+    async with await desk.engine() as engine:
+        made = await engine.jetstream.add_stream(feed_config(jetstream).evolve(**changed))
+        with pytest.raises(SourceError, match=f"stream LOOKUPD: .*{reason}"):
+            await open_feed_stream(engine, jetstream, make=True)
+        assert (await engine.jetstream.stream_info("LOOKUPD")).config == made.config
 
 
 async def test_more_replicas_than_there_are_servers_is_told(workbench: Workbench, server: NatsServer) -> None:
@@ -470,11 +478,15 @@ async def test_relay_works_over_tls_with_the_rights_that_the_page_gives_it(
         with running(desk.config) as log:
             desk.delta(2)
             wait_until(lambda: "sequence=2 " in log.read_text())
-        assert run_cli("loader.cli", "fleet", "--config", desk.config).returncode == 0
+        shown = run_cli("loader.cli", "fleet", "--config", desk.config)
+        assert shown.returncode == 0, shown.stderr
         password.write_text("replica-word\n")
         desk.config.write_text(desk.config.read_text().replace('user = "relay"', 'user = "replica"'))
         desk.delta(3)
-        assert desk.once()["exit_code"] == 1
+        done = desk.once()
+        assert (done["exit_code"], "lacks a right: permissions violation for publish" in done["error"]) == (1, True), (
+            done
+        )
 
 
 # -- the replicas ----------------------------------------------------------------------------------------
