@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import zstandard
 
 from bench.dataset import COUNTRY, CREATED_AT, QUERY_SEED, Dataset
 from bench.processes import ChildFailed
 from loader.apply import Terms, apply_delta
 from loader.feed_sync import Quiet
 from loader.files import identify, write_manifest
+from loader.trust import Signer
 from lookupd.model import UnixSeconds
 from lookupd.numbering import load_plan
 from lookupd.store.reader import Reader
@@ -34,6 +36,8 @@ DRAWN_PER_PORT = 8
 ACCEPTED = "bench: a measured delta"
 PLAN = load_plan(COUNTRY)
 TERMS = Terms(accepted=ACCEPTED)
+SIGNER = Signer(bytes(range(32)), bytes(range(8)))
+"""Of feeds that are signed."""
 
 
 class Drawn(NamedTuple):
@@ -83,25 +87,34 @@ def _has_room(root: Path, dataset: Dataset) -> bool:
 class Sender:
     """Who makes deltas, one after another, and puts them into the source's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signer: Signer | None = None, compressed: bool = False) -> None:
+        """signer: None = a feed that is not signed. compressed: with zstd."""
         self.source = folder / "source"
         self._staging = folder / "staging"
         self.source.mkdir()
         self._staging.mkdir()
+        self._signer, self._compressed = signer, compressed
         self._sequence = 1
 
     def make(self, notices: Iterable[Drawn]) -> Path:
         """The next delta with its manifest, not yet in the source."""
         self._sequence += 1
-        path = self._staging / f"delta-main-{self._sequence}.ndjson"
+        path = self._staging / f"delta-main-{self._sequence}.ndjson{'.zst' if self._compressed else ''}"
         lines = [msgspec.json.encode(notice.row) for notice in notices]
-        path.write_bytes(b"\n".join(lines) + b"\n")
+        text = b"\n".join(lines) + b"\n"
+        path.write_bytes(zstandard.compress(text) if self._compressed else text)
         write_manifest(path, len(lines), CREATED_AT)
+        if self._signer is not None:
+            manifest = path.with_name(path.name + ".json")
+            manifest.with_name(manifest.name + ".minisig").write_text(
+                self._signer.sign(manifest.read_bytes(), path.name)
+            )
         return path
 
     def publish(self, path: Path) -> float:
-        """Both files into the source, the manifest last; returns the moment after that, of perf_counter."""
-        for name in (path.name, path.name + ".json"):
+        """Its files into the source, the manifest last; returns the moment after that, of perf_counter."""
+        signature = [] if self._signer is None else [f"{path.name}.json.minisig"]
+        for name in (path.name, *signature, path.name + ".json"):
             (path.parent / name).rename(self.source / name)
         return time.perf_counter()
 

@@ -152,6 +152,12 @@ class Acknowledger:
                 self._keep(receipt.source, ack)
             self._unsure.add(receipt.source)  # the source may have the word before
 
+    def say_again(self, data_name: str) -> None:
+        """Put a word that was kept to the source once more."""
+        content = self._folder.content(data_name)
+        if content is not None and self._style != "no":
+            self._waiting[self._folder.name(data_name)] = content
+
     def repeat(self, steps: Iterable[Step], names: frozenset[str], position: int, now: UnixMillis) -> None:
         """A step that is done already and lies there without its acknowledgement is acknowledged again."""
         if not self._source_takes_them:

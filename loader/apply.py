@@ -23,6 +23,7 @@ from lookupd.model import (
     NoticeKind,
     Ported,
     Receipt,
+    StreamPosition,
     UnixMillis,
     UnixSeconds,
 )
@@ -45,7 +46,8 @@ class Terms(msgspec.Struct, frozen=True):
     """On what terms a file is taken.
 
     moved_share, moved_free: the guard's, see `guard`. accepted: a person's word for a change beyond it, "who:
-    why". dry_run: do everything but the commit. received_at, confirmed_at: the notices' clocks; None = now.
+    why". dry_run: do everything but the commit. received_at, confirmed_at: the notices' clocks; None = now. stream:
+    the message of a fleet's engine that brought the file, if one did.
     """
 
     moved_share: float = 0.02
@@ -54,6 +56,7 @@ class Terms(msgspec.Struct, frozen=True):
     dry_run: bool = False
     received_at: UnixMillis | None = None
     confirmed_at: UnixMillis | None = None
+    stream: StreamPosition | None = None
 
 
 DEFAULT_TERMS = Terms()
@@ -339,6 +342,8 @@ def _commit(
 ) -> Result:
     """The last steps inside the transaction: position, receipt. Raises _DryRun if that is all there is to be."""
     change.confirm(file.feed, FeedPosition(file.sequence, file.type, sha256, file.created_at, change.now))
+    if terms.stream is not None:
+        change.follow(file.feed, terms.stream)
     now = UnixMillis(change.now * 1000)
     change.put_receipt(
         Receipt(

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from loader.fleet.stream_metrics import StreamMetrics, collect_streams
 from loader.formats import Step
 from loader.sequence import Unapplied, clock_start, limit_seconds
 from lookupd import __version__
@@ -140,6 +141,7 @@ class ExchangeMetrics(Collector):
     def __init__(self, now: Callable[[], UnixMillis]) -> None:
         self._now = now
         self.feeds: dict[str, FeedMetrics] = {}
+        self.streams: list[StreamMetrics] = []
         self.positions: dict[str, FeedPosition] = {}
         self.pending = 0
         self.damaged_pending = 0
@@ -175,6 +177,7 @@ class ExchangeMetrics(Collector):
         yield InfoMetricFamily("lookupd_loader_build", "Version of the exchange.", {"version": __version__})
         yield from self._collect_notices(now)
         yield from self._collect_feeds(now)
+        yield from collect_streams(self.streams)
         yield from self._collect_moments()
         yield GaugeMetricFamily(
             "lookupd_clock_step_refused_seconds",

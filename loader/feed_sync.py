@@ -7,9 +7,11 @@ When to call it, and the agreed second, are `sync`'s.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +23,7 @@ from loader.exchange_metrics import FeedMetrics
 from loader.files import FeedFile
 from loader.formats import Format, Step
 from loader.sequence import beyond, chain, newest_snapshot, unapplied
-from loader.sources import Source
+from loader.sources import Following, Source
 from loader.spool import Spool
 from loader.steady import Clock
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
@@ -131,13 +133,17 @@ class FeedSync:
         self._asked_at: UnixMillis | None = None
         self._steps: list[Step] = []
         self._held_again_at: dict[str, UnixMillis] = {}
+        self._following = source if isinstance(source, Following) else None
 
     # -- life --------------------------------------------------------------------------------------------
 
     async def recover(self, receipts: Iterable[tuple[int, Receipt]]) -> None:
         """Finish what a crash left between a commit and its acknowledgement. receipts: the feed's newest ones."""
         self._spool.make()
-        self._acks.recover(receipts)
+        own = list(receipts)
+        self._acks.recover(own)
+        if self._following is not None and own:
+            self._acks.say_again(own[-1][1].source)  # the engine keeps the last word only, and may have lost it
 
     async def close(self) -> None:
         """Let go of the source."""
@@ -149,6 +155,7 @@ class FeedSync:
         Raises SourceError when the source cannot be used; StoreError when the store cannot be written. A bad
         file is no error here: it is acknowledged as rejected, told, and becomes the feed's `trouble`.
         """
+        await self._tell_following()
         try:
             names = await self._source.names()
         except SourceError:
@@ -169,8 +176,38 @@ class FeedSync:
                 break
         await self._judge_gap(names)
         await self._acks.publish(again=True)
+        await self._note_passed()
         self._spool.tidy(self.position, self._settings.keep, self._limits.history)
         return self.position != before
+
+    # -- a fleet's engine --------------------------------------------------------------------------------
+
+    @property
+    def follows(self) -> bool:
+        """Whether the source tells of new files."""
+        return self._following is not None
+
+    async def pause(self, seconds: float) -> None:
+        """Until the next round: so long, or until the source tells of something."""
+        if self._following is None:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._following.changed.wait()
+
+    async def _tell_following(self) -> None:
+        if self._following is not None:
+            position, place = await self._store.read(
+                lambda reader: (reader.state.feeds.get(self.name), reader.streams().get(self.name))
+            )
+            self._following.at(position, place)
+
+    async def _note_passed(self) -> None:
+        """So that messages which brought nothing new are not read again after a start."""
+        passed = self._following.passed() if self._following is not None else None
+        if passed is not None and self.position:
+            await self._store.write(lambda writer: writer.note_stream(self.name, passed))
 
     async def _apply_confirmed(self) -> None:
         """The source is away: what was confirmed and lies in the spool is applied, its clocks run."""
@@ -249,7 +286,7 @@ class FeedSync:
         else:
             self._acks.tell(step, "confirmed", received_at, confirmed_at)
             await self._acks.publish()
-        return checked, self._terms(received_at, confirmed_at)
+        return checked, self._terms(step, received_at, confirmed_at)
 
     def _check(self, reader: Reader, step: Step, assumed: dict[str, FeedPosition]) -> CheckedDelta:
         file = self._format.open(step, self._spool.folder, self._keys)
@@ -289,7 +326,7 @@ class FeedSync:
             received_at = await self._spool.fetch(step)
             file: FeedFile = await self._store.read(lambda _: self._format.open(step, self._spool.folder, self._keys))
             confirmed_at = self._clock.now()
-            terms = self._terms(received_at, confirmed_at)
+            terms = self._terms(step, received_at, confirmed_at)
             result, noted = await self._store.write(
                 lambda writer: self._committed(
                     writer, functools.partial(apply_snapshot, writer, file, self._plan), terms
@@ -420,12 +457,13 @@ class FeedSync:
 
     # -- what became of it -------------------------------------------------------------------------------
 
-    def _terms(self, received_at: UnixMillis, confirmed_at: UnixMillis) -> Terms:
+    def _terms(self, step: Step, received_at: UnixMillis, confirmed_at: UnixMillis) -> Terms:
         return Terms(
             moved_share=self._limits.moved_share,
             moved_free=self._limits.moved_free,
             received_at=received_at,
             confirmed_at=confirmed_at,
+            stream=self._following.place_of(step.name) if self._following is not None else None,
         )
 
     def _committed(self, writer: Writer, apply: Callable[..., Result], terms: Terms) -> tuple[Result, Noted]:

@@ -23,6 +23,7 @@ from loader.formats import make_format
 from loader.pending import Fired, fire_due
 from loader.scrubbing import BackgroundScrub
 from loader.sequence import clock_start
+from loader.sources import Following
 from loader.sources.backoff import Backoff
 from loader.sources.open import open_source
 from loader.steady import SteadyClock, acceptance_file
@@ -206,7 +207,8 @@ class Sync:
             await self.start()
             await self._fire()
             for feed in self.feeds:
-                await feed.round()
+                while await feed.round() and feed.follows:
+                    pass  # what the engine still has
             await self._fire()
             return next((feed.trouble.exit_code for feed in self.feeds if feed.trouble is not None), 0)
         finally:
@@ -222,6 +224,9 @@ class Sync:
             log("config_warning", message=warning)
         await self.store.open()
         for name, settings in self.config.feeds.items():
+            source = open_source(name, settings, config=self.config)
+            if isinstance(source, Following):
+                self.metrics.streams.append(source.metrics)
             keys = tuple(parse_public_key(key) for key in settings.public_keys)
             plan = self.config.read_plan()
             self.feeds.append(
@@ -229,7 +234,7 @@ class Sync:
                     name,
                     settings,
                     format=make_format(settings.format, name, plan.country_code, signed=bool(keys)),
-                    source=open_source(name, settings),
+                    source=source,
                     spool=self.config.spool_path / name,
                     keys=keys,
                     plan=plan,
@@ -275,6 +280,8 @@ class Sync:
                 if told:
                     log("feed_reachable", feed=feed.name)
                     told = ""
+                await feed.pause(wait)
+                continue
             except StoreReplaced:
                 raise  # it was restored: the supervisor starts us on the new one
             except DamagedBlock as error:

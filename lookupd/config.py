@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lookupd.errors import ConfigError
-from lookupd.fleet import check_jetstream
+from lookupd.fleet import check_follower, check_jetstream
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.numbering import Plan, load_plan
 from lookupd.observe.counters import DIALECTS
@@ -260,6 +260,9 @@ CLOCK_FILE = "clock.json"
 """In the spool: what the exchange knows of the time."""
 
 FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+FLEET = "jetstream:"
+"""The source of a replica that follows a fleet's engine."""
+
 PUBLIC_KEYS_MAX = 2
 _PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}(?: until (?P<until>\S+))?")
 
@@ -378,6 +381,10 @@ def _check(config: Config) -> None:
     check_jetstream(config.jetstream)
     for name, feed in config.feeds.items():
         _check_feed(name, feed)
+        if feed.source.startswith(FLEET):
+            check_follower(name, feed, config.jetstream)
+        elif feed.files:
+            raise ConfigError(f"feed.{name}.files: only with source = {FLEET!r}: write the place into source")
 
 
 def _check_engine(config: Config) -> None:

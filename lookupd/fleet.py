@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from lookupd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lookupd.config import JetStreamSettings
+    from lookupd.config import FeedSettings, JetStreamSettings
 
 SERVERS_MAX = 16
 """Servers named: a cluster for one stream has three or five."""
@@ -54,6 +54,26 @@ def check_jetstream(settings: JetStreamSettings) -> None:
     for url in settings.monitor:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"jetstream.monitor: {url}: write it like http://127.0.0.1:8222")
+
+
+def check_follower(name: str, feed: FeedSettings, jetstream: JetStreamSettings) -> None:
+    """A feed with `source = "jetstream:"`. Raises ConfigError."""
+    where = f"feed.{name}"
+    if feed.source != "jetstream:":
+        raise ConfigError(f'{where}.source: {feed.source[:80]}: write "jetstream:"; its servers are in [jetstream]')
+    if not jetstream.servers:
+        raise ConfigError(
+            f"{where}.source: jetstream: needs jetstream.servers: write them like tls://nats-1.example:4222"
+        )
+    if not feed.files or feed.files.startswith("jetstream:"):
+        raise ConfigError(
+            f"{where}.files: needed with jetstream: where the signed files are, dir:// sftp:// or https://: snapshots "
+            "and what the engine lost come from there"
+        )
+    if feed.format != "lookupd":
+        raise ConfigError(f"{where}.format: {feed.format}: a relay sends files of format lookupd only: leave it out")
+    if feed.acknowledge == "by-replica":
+        raise ConfigError(f"{where}.acknowledge: by-replica: with jetstream: each replica has a subject: yes, or no")
 
 
 def _check_server(url: str) -> str:

@@ -343,3 +343,45 @@ FLEET_SEQUENCES_KEPT = 64
 
 FLEET_READ_SECONDS = 30.0
 """Between two readings of every replica's last word from the stream; what comes meanwhile is heard at once."""
+
+# -- a replica of a fleet --------------------------------------------------------------------------------
+
+STREAM_MESSAGES_PER_REQUEST = 32
+"""Messages that the engine may send before it is asked again: at most 18 MB on their way to us."""
+
+STREAM_BYTES_ON_THE_WAY_MAX = 64 << 20
+"""An engine that sends more than it was asked for is not listened to any further."""
+
+STREAM_REQUEST_SECONDS = 20.0
+"""How long one request for messages stands; after each, the stream is compared with what we know of it."""
+
+STREAM_HEARTBEAT_SECONDS = 5.0
+"""While a request stands and nothing comes, the engine says so often that it is there."""
+
+STREAM_SILENCE_SECONDS = 12.0
+"""Two heartbeats missed, and the way there: the connection is taken for lost."""
+
+STREAM_IDLE_SECONDS = 300.0
+"""After so long without a request from us the engine forgets our consumer; we make another one."""
+
+STREAM_BACKOFF_SECONDS = (0.25, 30.0)
+"""After the engine failed: the first wait, and the longest. Meanwhile the files are followed at the feed's pace."""
+
+STREAM_FIRST_LOOK_SECONDS = 5.0
+"""How long a look waits for messages that are known to be on their way, or for the first connection."""
+
+INCOMING_MESSAGES_MAX = 256
+"""Checked deltas that wait for their turn, four lots; no more are read from the engine meanwhile. At most 150 MB."""
+
+STREAM_PASSED_MAX = 1000
+"""Messages that brought nothing new and are read again after a start, at most."""
+
+MESSAGE_ID_CHARS_MAX = 256
+"""Of a message's id, as it is kept: ours have some 110 characters."""
+
+FILES_LIST_SECONDS = (240.0, 360.0)
+"""Between two looks at the signed files while the engine brings everything, drawn anew each time: 200 replicas make
+40 listings a minute. What an engine keeps from us is noticed by then; a port has an hour."""
+
+ACK_BYTES_KEPT = 12 * 1024
+"""Of an acknowledgement that goes to the engine, whose stream takes 16 KiB: rejections beyond it stay here."""

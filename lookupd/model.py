@@ -159,6 +159,19 @@ class FeedPosition(msgspec.Struct, frozen=True, array_like=True):
     confirmed_at: UnixSeconds
 
 
+class StreamPosition(msgspec.Struct, frozen=True, array_like=True):
+    """Which message of a fleet's engine brought a feed to its position.
+
+    stream, created: which stream, and when it was made: one of the same name, made anew, is another one. sequence:
+    the message's, in the stream. message: its id.
+    """
+
+    stream: str
+    created: str
+    sequence: int
+    message: str
+
+
 class JournalKind(StrEnum):
     """What a journal entry records."""
 

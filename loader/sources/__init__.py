@@ -6,8 +6,14 @@ decides nothing: what is wanted, and what it means, is for `sync`.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from lookupd.model import FeedPosition, StreamPosition
+
+if TYPE_CHECKING:
+    from loader.fleet.stream_metrics import StreamMetrics
 
 
 class Source(Protocol):
@@ -35,4 +41,24 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+@runtime_checkable
+class Following(Source, Protocol):
+    """A source that is told of new files. changed: set when some came; `names` clears it."""
+
+    changed: asyncio.Event
+    metrics: StreamMetrics
+
+    def at(self, position: FeedPosition | None, place: StreamPosition | None) -> None:
+        """How far the feed is, and which message the store says that was; before each look at the names."""
+        ...
+
+    def place_of(self, name: str) -> StreamPosition | None:
+        """Which message brought a step: to be committed with its data. None: none did."""
+        ...
+
+    def passed(self) -> StreamPosition | None:
+        """A message to be noted, if none waits: it brought nothing new, and a start would read from far before it."""
         ...

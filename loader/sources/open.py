@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import msgspec
+
 from loader.sources import Source
-from lookupd.config import FeedSettings
+from lookupd.config import FLEET, Config, FeedSettings
 from lookupd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,17 +30,47 @@ SECRET_BYTES_MAX = 65_536
 _FORMS = "dir:///folder, sftp://user@host/folder or https://host/folder/"
 
 
-def open_source(name: str, settings: FeedSettings) -> Source:
-    """The source of feed `name`. Raises ConfigError, naming the key, the reason and the way out."""
+def open_source(name: str, settings: FeedSettings, *, config: Config | None = None) -> Source:
+    """The source of feed `name`. config: of a replica, which may follow a fleet's engine.
+
+    Raises ConfigError, naming the key, the reason and the way out.
+    """
+    if settings.source == FLEET:
+        return _open_fleet(name, settings, config)
     return _Opener(name, settings).open()
+
+
+def _open_fleet(name: str, settings: FeedSettings, config: Config | None) -> Source:
+    """The engine for deltas, and the source of the signed files for everything else."""
+    from loader.trust import parse_public_key
+
+    if config is None:
+        raise ConfigError(f"feed.{name}.source: {FLEET} is for replicas: name the signed files, {_FORMS}")
+    try:
+        from loader.sources.jetstream import JetStreamSource
+    except ModuleNotFoundError as error:
+        way_out = "pip install 'lookupd[fleet]'"
+        raise ConfigError(f"feed.{name}.source: {FLEET} needs the module {error.name}: {way_out}") from None
+    files = msgspec.structs.replace(settings, source=settings.files)
+    return JetStreamSource(
+        name,
+        config.jetstream,
+        config.replica.name,
+        files=_Opener(name, files, "files").open(),
+        spool=config.spool_path / name,
+        keys=tuple(parse_public_key(key) for key in settings.public_keys),
+        poll=float(settings.poll),
+    )
 
 
 class _Opener:
     """One feed's settings, and what to call them in a message."""
 
-    def __init__(self, name: str, settings: FeedSettings) -> None:
+    def __init__(self, name: str, settings: FeedSettings, key: str = "source") -> None:
+        """key: the setting that holds the place."""
         self._name = name
         self._settings = settings
+        self._key = key
 
     def open(self) -> Source:
         """By the scheme."""
@@ -198,7 +230,7 @@ class _Opener:
         return context
 
     def _error(self, key: str, text: str) -> ConfigError:
-        return ConfigError(f"feed.{self._name}.{key}: {text}")
+        return ConfigError(f"feed.{self._name}.{self._key if key == 'source' else key}: {text}")
 
 
 def read_secret(key: str, path: Path) -> bytes:

@@ -26,6 +26,7 @@ from lookupd.model import (
     Ported,
     Receipt,
     RoutingNumber,
+    StreamPosition,
     UnixSeconds,
 )
 from lookupd.store import journal
@@ -34,6 +35,7 @@ from lookupd.store.schema import (
     BLOCK_KEY,
     JOURNAL_BLOCK_KEY,
     META_STATE,
+    META_STREAM,
     NUMBERS_PER_BLOCK,
     PENDING_KEY,
     RESTRICTED,
@@ -52,10 +54,12 @@ from lookupd.store.schema import (
     pack_details,
     pack_pending,
     pack_state,
+    pack_streams,
     range_term,
     route_fingerprint,
     unpack_pending,
     unpack_state,
+    unpack_streams,
 )
 
 _MASK64 = (1 << 64) - 1
@@ -113,6 +117,7 @@ class Change:
         self.old_states_fold = journal.Fold()
         self.old_routes: set[int] = set()
         self.swept = False
+        self._streams: dict[str, StreamPosition] = {}
         self._cache: dict[int, UnpackedBlock] = {}
         self._entries: list[tuple[bytes, bytes]] = []
         self._entry_blocks: list[tuple[bytes, bytes]] = []
@@ -536,6 +541,10 @@ class Change:
         """Set how far the feed is applied, in the same transaction as its data."""
         self.feeds[feed] = position
 
+    def follow(self, feed: str, place: StreamPosition) -> None:
+        """Set which message of the engine that was; nothing is committed for this alone."""
+        self._streams[feed] = place
+
     def finish(self) -> bool:
         """Write out what is left, and the state; returns whether there is anything to commit."""
         assert not self._rows_before, "a table was changed and not recorded"
@@ -553,4 +562,7 @@ class Change:
         if state == self._before and not self.swept:
             return False
         self.transaction.put(META_STATE, pack_state(state), db=self.handles["meta"])
+        if self._streams:
+            known = unpack_streams(self.transaction.get(META_STREAM, db=self.handles["meta"]))
+            self.transaction.put(META_STREAM, pack_streams(known | self._streams), db=self.handles["meta"])
         return True

@@ -17,7 +17,7 @@ import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.limits import E164_DIGITS_MAX, TN_DIGITS_MIN
-from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, UnixSeconds
+from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, StreamPosition, UnixSeconds
 from lookupd.store import journal
 from lookupd.store.native import as_native, open_native
 from lookupd.store.schema import (
@@ -27,6 +27,7 @@ from lookupd.store.schema import (
     DETAIL,
     META_ANCHOR,
     META_STATE,
+    META_STREAM,
     NUMBERS_PER_BLOCK,
     ROUTE_KEY,
     ROUTE_MASK,
@@ -48,6 +49,7 @@ from lookupd.store.schema import (
     unpack_details,
     unpack_pending,
     unpack_state,
+    unpack_streams,
 )
 from lookupd.store.waiting import Waiting, waiting
 
@@ -348,6 +350,10 @@ class Reader:
             return None if value is None else unpack_anchor(value)
         except (msgspec.MsgspecError, ValueError) as error:
             raise StoreError(f"{self.path}: the journal's anchor is damaged: {error}: restore the store") from None
+
+    def streams(self) -> dict[str, StreamPosition]:
+        """Where each feed of a fleet is in its stream."""
+        return unpack_streams(self.stored("meta", META_STREAM))
 
     def history(self, tn: TN, newest: int = 5) -> list[tuple[int, JournalEntry]]:
         """The last journal entries that changed this number, newest first, with their serials."""

@@ -16,7 +16,8 @@ the machines that map them are.
                                                    -> what the row was before, MessagePack; nil = no such row;
                                                       "c" and "e": see `journal`
     receipts        serial (u64)                   -> Receipt, MessagePack: the clocks of the commit that ended there
-    meta            "format" -> u32; "state" -> State, "anchor" -> Anchor: MessagePack, checksum u64
+    meta            "format" -> u32; "state" -> State, "anchor" -> Anchor, "stream" -> feed -> StreamPosition, absent
+                    where no fleet is followed: MessagePack, checksum u64
 
 An entry: 15 bits route id (0 = not ported), top bit = a restriction exists. A block of 2,016 bytes leaves
 room for two in a page of 4,096, so a change costs one page copy, as a single record would.
@@ -35,7 +36,7 @@ import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.limits import STORE_DATABASES_MAX, STORE_READERS_MAX
-from lookupd.model import FeedPosition, NetworkCode, Notice, Receipt, Route, RoutingNumber, UnixSeconds
+from lookupd.model import FeedPosition, NetworkCode, Notice, Receipt, Route, RoutingNumber, StreamPosition, UnixSeconds
 from lookupd.store.rights import LOCK_FILE, make_environment_files, make_folder, make_lock_file, open_file
 
 Handle = Any
@@ -87,6 +88,7 @@ UNKNOWN_ROUTE: Final = 0xFFFF
 META_FORMAT: Final = b"format"
 META_STATE: Final = b"state"
 META_ANCHOR: Final = b"anchor"
+META_STREAM: Final = b"stream"
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -155,6 +157,7 @@ class Anchor(msgspec.Struct, frozen=True, array_like=True):
 encode = msgspec.msgpack.Encoder().encode
 _decode_state = msgspec.msgpack.Decoder(State).decode
 _decode_anchor = msgspec.msgpack.Decoder(Anchor).decode
+_decode_streams = msgspec.msgpack.Decoder(dict[str, StreamPosition]).decode
 decode_route = msgspec.msgpack.Decoder(RouteRecord).decode
 _decode_pending = msgspec.msgpack.Decoder(PendingNotice).decode
 decode_receipt = msgspec.msgpack.Decoder(Receipt).decode
@@ -240,6 +243,21 @@ def pack_anchor(anchor: Anchor) -> bytes:
 def pack_pending(waits: PendingNotice) -> bytes:
     """A waiting notice's value, checked: a flipped bit in it would route a number elsewhere at its moment."""
     return _pack_checked(encode(waits), 2)
+
+
+def pack_streams(streams: dict[str, StreamPosition]) -> bytes:
+    """Where each feed is in its stream; checked like the state."""
+    return _pack_checked(encode(streams), 3)
+
+
+def unpack_streams(value: Value | None) -> dict[str, StreamPosition]:
+    """What is absent or damaged is none: the stream is then read from its beginning, which costs time only."""
+    if value is None:
+        return {}
+    try:
+        return _decode_streams(_unpack_checked(value, 3))
+    except (msgspec.MsgspecError, ValueError):
+        return {}
 
 
 def unpack_pending(value: Value) -> PendingNotice:

@@ -19,6 +19,7 @@ from lookupd.errors import StoreError, StoreReplaced
 from lookupd.limits import WRITER_WAIT_SECONDS
 from lookupd.model import (
     Receipt,
+    StreamPosition,
     UnixMillis,
     UnixSeconds,
 )
@@ -27,6 +28,7 @@ from lookupd.store.lock import writer_lock
 from lookupd.store.reader import DEFAULT_MAP_SIZE, Reader
 from lookupd.store.schema import (
     DISK_FULL,
+    META_STREAM,
     SERIAL_KEY,
     decode_receipt,
     disk_is_full,
@@ -35,6 +37,8 @@ from lookupd.store.schema import (
     note_length,
     open_databases,
     open_environment,
+    pack_streams,
+    unpack_streams,
 )
 from lookupd.store.waiting import Waiting, waiting
 
@@ -134,6 +138,13 @@ class Writer:
                     for serial, receipt in noted:
                         transaction.put(SERIAL_KEY.pack(serial), encode(receipt), db=receipts)
         return noted[::-1]
+
+    def note_stream(self, feed: str, place: StreamPosition) -> None:
+        """Note which message of the engine stands for the feed's position, where no data came with it."""
+        meta = self._handles["meta"]
+        with self._lock(), self._translating(), self._environment.begin(write=True) as transaction:
+            known = unpack_streams(transaction.get(META_STREAM, db=meta))
+            transaction.put(META_STREAM, pack_streams(known | {feed: place}), db=meta)
 
     def _begin(self, transaction: lmdb.Transaction, now: UnixSeconds) -> Change:
         try:
