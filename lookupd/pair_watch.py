@@ -24,7 +24,7 @@ from lookupd.limits import (
     WORDS_CHARS_MAX,
 )
 from lookupd.observe.log import log
-from lookupd.pair import Pair, PairState, View
+from lookupd.pair import Pair, PairState, Verdict, View
 from lookupd.store.portable import StoreState
 
 POLL_RESULTS = ("ok", "unreachable", "timeout", "refused", "wrong")
@@ -99,7 +99,7 @@ class PairWatch:
         words = {
             PairState.BEHIND: f", we lack {view.lag_files} files",
             PairState.AHEAD: f", it lacks {-view.lag_files} files",
-            PairState.DIFFERS: f", {view.verdict}: {view.why}",
+            PairState.DIFFERS: f", {'undecided: ' if view.verdict is Verdict.UNDECIDED else ''}{view.why}",
         }
         name = self.peer.replica
         return f"{view.state}: {name} at serial {self.peer.serial}, digest {self.peer.digest}" + words.get(

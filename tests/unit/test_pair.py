@@ -13,12 +13,14 @@ import pytest
 from aiohttp import web
 
 from loader.pending import fire_due
+from lookupd.config import read_config
 from lookupd.fastpath import native_missing
 from lookupd.limits import DIFFERS_SECONDS, PEER_MISSES_MAX, PEER_STATE_BYTES_MAX, TABLES_SECONDS, TRAIL_STEPS_MAX
 from lookupd.model import TN, FeedPosition, JournalKind, Outcome, UnixMillis, UnixSeconds
 from lookupd.pair import Pair, PairState, Verdict, View, judge
 from lookupd.pair_watch import PairWatch, PeerUnusable, checked
 from lookupd.protocols import npq
+from lookupd.second_look import warnings
 from lookupd.store.change import Counts
 from lookupd.store.portable import Pinned, Standing, StoreState
 from lookupd.store.reader import Reader
@@ -474,3 +476,22 @@ def test_judge_needs_no_trail_to_know_damage() -> None:
     evidence = judge(msgspec.structs.replace(bare, damaged=3), told("b", "file:E"))
     assert evidence is not None
     assert evidence.verdict is Verdict.WE
+
+
+@pytest.mark.parametrize(
+    ("extra", "listen", "warned"),
+    [
+        ('[replica]\npeer = "http://192.0.2.7:9474"', 'http = "http://127.0.0.1:0"', None),
+        ('[replica]\npeer = "http://192.0.2.7:9474"', "", "listen.http names no listener"),
+        (
+            '[replica]\npeer = "http://192.0.2.7:9474"\n[[client]]\nname = "x"\nsources = ["127.0.0.1"]',
+            'http = "http://127.0.0.1:0"',
+            "no [[client]] has peer = true",
+        ),
+        ("", "", None),
+    ],
+)
+def test_peer_that_cannot_watch_us_is_told(workbench: Workbench, extra: str, listen: str, warned: str | None) -> None:
+    found = [line for line in warnings(read_config(workbench.config(extra, listen))) if line.startswith("replica.peer")]
+    assert len(found) == (warned is not None)
+    assert all(line.endswith(warned or "") for line in found)
