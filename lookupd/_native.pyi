@@ -246,8 +246,10 @@ class Service:
     """What is answered, from which data and to whom; shared by listeners and responders."""
 
     def __init__(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None: ...
-    def use_terms(self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients) -> None:
-        """Other terms, from the next batch on."""
+    def use_terms(
+        self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients, *, withdrawn: bool = False
+    ) -> None:
+        """Other terms, from the next batch on. withdrawn: answer nothing from the data."""
 
     def damaged_blocks(self, serial: int) -> list[int]:
         """Blocks that look-ups found damaged in the state of this serial."""

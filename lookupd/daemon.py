@@ -30,8 +30,12 @@ from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECON
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
+from lookupd.observe.pair_metrics import PairMetrics
+from lookupd.pair_watch import PairWatch
 from lookupd.protocols.framings import FRAMINGS
 from lookupd.second_look import warnings
+from lookupd.status import ENGINE_HEADER, PEER_HEADER
+from lookupd.store.portable import Standing
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.supervise import Supervisor
@@ -74,7 +78,10 @@ class Daemon:
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
         self.access = self._take_clients(config)
-        self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader)
+        self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
+        peer = config.replica.peer
+        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw) if peer else None
+        self.metrics.add(PairMetrics(self.engine, self.watch))
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
         self._draining = False
@@ -139,13 +146,15 @@ class Daemon:
 
     def _keepers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the answers, until one of them fails."""
-        return [self._keep_store]
+        return [self._keep_store] + ([self.watch.keep] if self.watch is not None else [])
 
     async def start(self) -> None:
         """Open the store if it is there, then every listener. Raises ConfigError."""
         for warning in warnings(self.config):
             log("config_warning", message=warning)
         await self._open_store()
+        if self.watch is not None:
+            await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
         if self.predecessor is not None:
             await self.predecessor.prepared(self.readiness())
         await self._open_listeners(self.config)
@@ -210,6 +219,8 @@ class Daemon:
             for listener in self.listeners.values():
                 await _close(listener)
             self.listeners.clear()
+        if self.watch is not None:
+            await self.watch.close()
         if self.engine.reader is not None:
             self.for_peers.let_go()
             before, self.engine.reader = self.engine.reader, None
@@ -295,6 +306,11 @@ class Daemon:
         self.begin_batch()
         return None if self.engine.usable else self._store_trouble or self.engine.reason
 
+    def _standing(self) -> Standing:
+        """What the peer is told of us beside the store."""
+        ready = self.readiness() is None
+        return Standing(ready, self.engine.withdrawn, self.metrics.started_at, len(self.metrics.damaged_blocks()))
+
     def withdraw(self, reason: str | None) -> None:
         """Stand back, since the twin is right and we are not: every answer is `unavailable`; None = serve again."""
         if reason == self.engine.withdrawn:
@@ -344,9 +360,14 @@ class Daemon:
                 self.metrics.connections(dialect),
             )
         else:
-            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers, self.path.name)
+            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers, self._told)
         await listener.start()
         return listener
+
+    def _told(self) -> dict[str, str]:
+        """For `lookupd status`, in the headers of /readyz."""
+        told = {ENGINE_HEADER: self.path.name}
+        return told if self.watch is None else told | {PEER_HEADER: self.watch.summary()}
 
     # -- configuration -----------------------------------------------------------------------------------
 

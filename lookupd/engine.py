@@ -66,7 +66,7 @@ class Engine:
             return
         self.age_seconds = max(now - self._confirmed_at, 0)
         if self.withdrawn is not None:
-            self.usable, self.reason = False, self.withdrawn
+            self.usable, self.reason = False, f"withdrawn: {self.withdrawn}"
             return
         self.usable = not self.stale_after or self.age_seconds <= self.stale_after
         self.reason = (

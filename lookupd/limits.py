@@ -385,3 +385,45 @@ FILES_LIST_SECONDS = (240.0, 360.0)
 
 ACK_BYTES_KEPT = 12 * 1024
 """Of an acknowledgement that goes to the engine, whose stream takes 16 KiB: rejections beyond it stay here."""
+
+# -- the pair --------------------------------------------------------------------------------------------
+
+PEER_POLL_SECONDS = 2.0
+"""Between two looks at the peer: a divergence is seen three times, and told, within 10 s."""
+
+PEER_POLL_WITHDRAWN_SECONDS = 0.5
+"""The same while we stand back: nobody answers from the moment the peer goes away until we notice."""
+
+PEER_POLL_TIMEOUT_SECONDS = 1.0
+"""Of one look, from the connection to the last byte; a start waits for one of them."""
+
+PEER_MISSES_MAX = 3
+"""Looks in a row without an answer after which the peer counts as away: one lost packet does not."""
+
+PEER_STATE_BYTES_MAX = 65_536
+"""What is read of the peer's state: 64 steps and 32 feeds are under 20 kB."""
+
+PEER_NAME_CHARS_MAX = 64
+"""Of the peer's name and of why it stands back, which go into logs and a header: a file's name, and a sentence."""
+
+DIFFERS_SECONDS = 4.0
+"""Other digests at the same positions for so long are a divergence. Notices of an agreed second fire on both within
+two seconds; the two looks are up to two apart."""
+
+DIFFERS_FORGOTTEN_SECONDS = 10.0
+"""After which a difference that was seen once, and could not be looked at again since files came, begins anew."""
+
+TABLES_SECONDS = 20.0
+"""How long networks or ranges may be on one side only before that side stands back: replicas fetch them by
+themselves, each at its own look at the source (`poll`, 5 s), and a transfer takes its time, too."""
+
+OVERDUE_SECONDS = 4.0
+"""A notice that still waits so long after its moment was missed: whoever has fired it is right."""
+
+TRAIL_STEPS_MAX = 64
+"""Steps of its history that a replica tells its peer: enough to find where they part in the first minutes of a
+divergence, and a few kB every two seconds."""
+
+TRAIL_ENTRIES_MAX = 64
+"""Journal entries between two commits of a feed that are looked at for what they changed: a repair by hand may have
+thousands, and the first ones tell as much."""

@@ -22,7 +22,7 @@ EXAMPLE_RN = "00000"
 
 def warnings(config: Config) -> list[str]:
     """One sentence each, with the setting before it. The configuration has been checked."""
-    found = [*_of_listeners(config), *_of_clients(config)]
+    found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config)]
     for where, enum in _served(config, "enum", lambda client: client.enum):
         found += _of_enum(where, enum, config)
     for where, sip in _served(config, "sip", lambda client: client.sip):
@@ -46,6 +46,15 @@ def _of_listeners(config: Config) -> Iterator[str]:
     for host, port in _sockets(config, "enum", "udp"):
         if (host, port) not in streams:
             yield f"listen.enum: {host} port {port} over UDP alone: who gets a cut answer asks again over TCP there"
+
+
+def _of_peer(config: Config) -> Iterator[str]:
+    if not config.replica.peer:
+        return
+    if config.listen.http is None:
+        yield "replica.peer: is watched, but cannot watch us: listen.http names no listener"
+    elif not any(client.peer for client in config.clients):
+        yield "replica.peer: is watched, but cannot watch us: no [[client]] has peer = true"
 
 
 def _of_clients(config: Config) -> Iterator[str]:

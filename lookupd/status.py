@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from email.message import Message
+from typing import IO, Any
 
 import msgspec
 
@@ -19,8 +20,14 @@ from lookupd.units import format_time
 
 DAEMON_TIMEOUT_SECONDS = 2.0
 
+SAID_BYTES_MAX = 400
+"""Of why the daemon is not ready: a sentence with a path, or one with the peer's name."""
+
 ENGINE_HEADER = "Lookupd-Engine"
 """In the answer of /readyz: which engine serves UDP."""
+
+PEER_HEADER = "Lookupd-Peer"
+"""In the answer of /readyz: how this replica stands to its peer, if it has one."""
 
 
 class FeedStatus(msgspec.Struct, frozen=True):
@@ -37,7 +44,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """Of one store. bytes_per_number: of the hot column; None while nothing is ported.
 
-    engine: of the daemon beside it, or the one that a daemon would serve UDP with here.
+    engine: of the daemon beside it, or the one that a daemon would serve UDP with here. peer: how the daemon stands to
+    its peer; None if it has none, or does not answer.
     """
 
     store: str
@@ -55,12 +63,13 @@ class Status(msgspec.Struct, frozen=True):
     feeds: list[FeedStatus]
     engine: str
     daemon: str | None
+    peer: str | None = None
 
 
 def read_status(reader: Reader, now: UnixSeconds, config: Config | None = None) -> Status:
     """Of the pinned state. With a configuration that has an HTTP listener, its daemon is asked too."""
     state = reader.state
-    daemon, engine = _ask_daemon(config) if config is not None else (None, None)
+    daemon, engine, peer = _ask_daemon(config) if config is not None else (None, None, None)
     sizes = reader.sizes()
     file_bytes, readers = sizes.pop("file"), sizes.pop("readers")
     return Status(
@@ -89,6 +98,7 @@ def read_status(reader: Reader, now: UnixSeconds, config: Config | None = None) 
         ],
         engine=engine or _engine_here(config),
         daemon=daemon,
+        peer=peer,
     )
 
 
@@ -99,19 +109,25 @@ def _engine_here(config: Config | None) -> str:
         return "none: the native engine is demanded and not installed"
 
 
-def _ask_daemon(config: Config) -> tuple[str | None, str | None]:
-    """What its /readyz says, and its engine; None where it has no HTTP listener, or does not tell."""
+def _ask_daemon(config: Config) -> tuple[str | None, str | None, str | None]:
+    """What its /readyz says, its engine, and how it stands to its peer; None where it has no HTTP listener, or does not
+    tell."""
     if config.listen.http is None:
-        return None, None
+        return None, None, None
     try:
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with directly.open(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
-            return reply.read(200).decode("utf-8", "replace").strip(), reply.headers[ENGINE_HEADER]
+            return _words(reply, reply.headers)
     except urllib.error.HTTPError as error:
         with error:
-            return error.read(200).decode("utf-8", "replace").strip(), error.headers[ENGINE_HEADER]
+            return _words(error, error.headers)
     except OSError as error:
-        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}", None
+        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}", None, None
+
+
+def _words(reply: IO[bytes], headers: Message) -> tuple[str, str | None, str | None]:
+    said = reply.read(SAID_BYTES_MAX).decode("utf-8", "replace").strip()
+    return said, headers[ENGINE_HEADER], headers[PEER_HEADER]
 
 
 def format_status(status: Status) -> list[str]:
@@ -133,6 +149,8 @@ def format_status(status: Status) -> list[str]:
     ] or ["feed     none applied yet: load a snapshot"]
     if status.daemon is not None:
         lines.append(f"daemon   {status.daemon}")
+    if status.peer is not None:
+        lines.append(f"peer     {status.peer}")
     return lines
 
 

@@ -118,9 +118,14 @@ class NativePath:
         """See Path."""
         assert isinstance(access, NativeAccess)
         engine = self._engine
-        # Without a store every query is `unavailable`, which is what a replica that stands back says.
-        environment = None if engine.reader is None or engine.withdrawn is not None else engine.reader.native
-        self._service.use_terms(environment, _plan(engine.plan), engine.stale_after, access.native)
+        environment = None if engine.reader is None else engine.reader.native
+        self._service.use_terms(
+            environment,
+            _plan(engine.plan),
+            engine.stale_after,
+            access.native,
+            withdrawn=engine.withdrawn is not None,
+        )
         for responder in self._frames.values():
             responder.rest()  # lets go of a store that is no longer served
 

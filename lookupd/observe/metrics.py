@@ -30,7 +30,6 @@ from lookupd.observe.counters import (
     QueryCounters,
     Usage,
 )
-from lookupd.store.reader import Reader
 
 RETIRED_AFTER_SECONDS = 60.0
 """After which nobody counts under a clients list that is no longer in force: a worker takes over the next one between
@@ -148,6 +147,10 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
+
+    def add(self, collector: Collector) -> None:
+        """Tell what another part knows of itself, too."""
+        self._registry.register(collector)
 
     def counters(self, dialect: str, transport: str) -> QueryCounters:
         """Where Python counts the queries of a dialect over a transport; the same ones each time."""
@@ -334,7 +337,9 @@ class Metrics(Collector):
                 rejected.add_metric([counters.dialect, reason], count)
         yield from (opened, closed, rejected)
 
-    def _damaged(self, reader: Reader | None) -> set[int]:
+    def damaged_blocks(self) -> set[int]:
+        """That were met in the newest state seen."""
+        reader = self._engine.reader
         if reader is None:
             return set()
         met = self._native_service.damaged_blocks(reader.state.serial) if self._native_service else []
@@ -343,7 +348,7 @@ class Metrics(Collector):
     def _collect_store(self) -> Iterator[Metric]:
         reader = self._engine.reader
         yield GaugeMetricFamily(
-            "lookupd_store_damaged_blocks", "Blocks found damaged and not served.", len(self._damaged(reader))
+            "lookupd_store_damaged_blocks", "Blocks found damaged and not served.", len(self.damaged_blocks())
         )
         unreadable = self._engine.unreadable_total
         unreadable += sum(source.counts().unreadable for sources in self._native.values() for source in sources)

@@ -29,9 +29,12 @@ from lookupd.store.schema import (
     State,
     block_is_sound,
     decode_route,
+    format_digest,
     unpack_details,
     unpack_state,
 )
+from lookupd.store.trail import Step, read_trail
+from lookupd.store.waiting import waiting
 
 NetworkRow = tuple[str, str, str | None, int | None]
 """network code, operator, routing number, pdb carrier id"""
@@ -56,8 +59,22 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
         return self.network_code, self.routing_number
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """What a daemon knows of itself beside its store. ready: queries are answered from data. withdrawn: why it stands
+    back. damaged: blocks that were found damaged."""
+
+    ready: bool = False
+    withdrawn: str | None = None
+    started_at: float = 0.0
+    damaged: int = 0
+
+
 class StoreState(msgspec.Struct, frozen=True):
-    """What a replica says of itself, as JSON. digest: 16 hex digits."""
+    """What a replica says of itself, as JSON. digest: 16 hex digits.
+
+    overdue: seconds since the moment of a notice that still waits. The rest: see Standing. An older daemon does not
+    tell what has a default here.
+    """
 
     replica: str
     serial: int
@@ -65,6 +82,12 @@ class StoreState(msgspec.Struct, frozen=True):
     ported: int
     blocks: int
     feeds: dict[str, FeedPosition]
+    ready: bool = False
+    withdrawn: str | None = None
+    started_at: float = 0.0
+    damaged: int = 0
+    overdue: float = 0.0
+    trail: tuple[Step, ...] = ()
 
 
 class Tables(msgspec.Struct, frozen=True, array_like=True):
@@ -102,6 +125,29 @@ class Pinned:
     def close(self) -> None:
         """Let go of the state; again does nothing."""
         self._transaction.abort()
+
+    def tell(self, replica: str, standing: Standing, trail: tuple[Step, ...], now: float) -> StoreState:
+        """All that a peer is told of this state. now: the wall clock's. Raises lmdb.Error."""
+        state = self.state
+        moment = waiting(self._transaction, self._handles["pending"]).moment
+        return StoreState(
+            replica,
+            state.serial,
+            format_digest(state.digest),
+            state.ported,
+            state.blocks,
+            state.feeds,
+            standing.ready,
+            standing.withdrawn,
+            standing.started_at,
+            standing.damaged,
+            max(now - moment, 0.0) if moment else 0.0,
+            trail,
+        )
+
+    def trail(self) -> tuple[Step, ...]:
+        """See `trail.read_trail`."""
+        return read_trail(self._transaction, self._handles, self.state)
 
     def contents(self, first: int = 0) -> Generator[tuple[int, int], None, None]:
         """Every block from `first` on, with its content digest; 0 for a damaged one, as for one that is not there."""

@@ -14,7 +14,6 @@ from lookupd.access import Access
 from lookupd.limits import CONNECTION_IDLE_SECONDS, DRAIN_SECONDS, HTTP_BODY_BYTES_MAX
 from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE
-from lookupd.status import ENGINE_HEADER
 from lookupd.transports.http_store import StoreForPeers
 
 PEERS_ONLY = "/v1/store/"
@@ -66,15 +65,15 @@ class HttpListener:
         metrics: HttpMetrics,
         readiness: Callable[[], str | None],
         store: StoreForPeers | None = None,
-        engine: str | None = None,
+        told: Callable[[], dict[str, str]] = dict,
     ) -> None:
         """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None. store: what peers
-        may read; None = nothing. engine: which serves UDP, for `lookupd status`."""
+        may read; None = nothing. told: headers of /readyz, for `lookupd status`."""
         self.access = access
         self._sock = sock
         self._metrics = metrics
         self._readiness = readiness
-        self._told = {} if engine is None else {ENGINE_HEADER: engine}
+        self._told = told
         application = web.Application(client_max_size=HTTP_BODY_BYTES_MAX, middlewares=[self._only_clients])
         application.router.add_get("/metrics", self._get_metrics)
         application.router.add_get("/livez", self._get_livez)
@@ -135,5 +134,5 @@ class HttpListener:
     async def _get_readyz(self, _: web.Request) -> web.Response:
         reason = self._readiness()
         if reason is None:
-            return web.Response(text="ready\n", headers=self._told)
-        return web.Response(status=503, text=f"not ready: {reason}\n", headers=self._told | {"Retry-After": "1"})
+            return web.Response(text="ready\n", headers=self._told())
+        return web.Response(status=503, text=f"not ready: {reason}\n", headers=self._told() | {"Retry-After": "1"})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ from aiohttp import web
 
 from lookupd.errors import StoreError
 from lookupd.limits import GROUP_BLOCKS, PEER_BLOCKS_MAX, PEER_BLOCKS_SCANNED_MAX, PEER_SLICE_BLOCKS
-from lookupd.store.portable import Pinned, StoreState, Tables
+from lookupd.store.portable import Pinned, Standing, StoreState, Tables
 from lookupd.store.reader import Reader
-from lookupd.store.schema import format_digest
+from lookupd.store.schema import State
+from lookupd.store.trail import Step
 
 SERIAL_HEADER = "Lookupd-Serial"
 NEXT_HEADER = "Lookupd-Next"
@@ -44,11 +46,15 @@ Answer = Callable[[Pinned, web.Request], Awaitable[web.Response]]
 class StoreForPeers:
     """The handlers, and the states that requests under way have pinned."""
 
-    def __init__(self, replica: str, reader: Callable[[], Reader | None]) -> None:
-        """reader: the daemon's, None while there is no store."""
+    def __init__(
+        self, replica: str, reader: Callable[[], Reader | None], standing: Callable[[], Standing] = Standing
+    ) -> None:
+        """reader: the daemon's, None while there is no store. standing: what it knows of itself beside that."""
         self._replica = replica
         self._reader = reader
+        self._standing = standing
         self._pinned: set[Pinned] = set()
+        self._trail: tuple[State | None, tuple[Step, ...]] = (None, ())
 
     def routes(self) -> list[web.RouteDef]:
         """For an application's router."""
@@ -84,12 +90,21 @@ class StoreForPeers:
             finally:
                 self._pinned.discard(pinned)
 
+    def state(self) -> StoreState | None:
+        """What a peer is told of the newest state, for who compares the two; None while there is no store."""
+        try:
+            with self._pin() as pinned:
+                return self._tell(pinned)
+        except (StoreError, lmdb.Error):
+            return None
+
+    def _tell(self, pinned: Pinned) -> StoreState:
+        if pinned.state != self._trail[0]:
+            self._trail = pinned.state, pinned.trail()
+        return pinned.tell(self._replica, self._standing(), self._trail[1], time.time())
+
     async def _state(self, pinned: Pinned, _: web.Request) -> web.Response:
-        state = pinned.state
-        told = StoreState(
-            self._replica, state.serial, format_digest(state.digest), state.ported, state.blocks, state.feeds
-        )
-        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+        return web.Response(body=msgspec.json.encode(self._tell(pinned)), content_type="application/json")
 
     async def _digests(self, pinned: Pinned, request: web.Request) -> web.Response:
         first = _whole(request, "from", 0, _BLOCK_END)

@@ -26,6 +26,8 @@ pub struct Terms {
     pub plan: Arc<Plan>,
     /// Seconds; data that is older is not answered from. 0 = however old.
     pub stale_after: f64,
+    /// Whether this replica stands back: nothing is answered from its data, whose serial and age it tells.
+    pub withdrawn: bool,
     /// Who may ask.
     pub clients: Arc<Clients>,
     /// What they asked, client by client.
@@ -190,7 +192,8 @@ impl Engine {
         let Some(confirmed_at) = state.confirmed_at else { return };
         let age = now.saturating_sub(confirmed_at);
         self.age_seconds = Some(age);
-        self.usable = self.terms.stale_after == 0.0 || age as f64 <= self.terms.stale_after;
+        let fresh = self.terms.stale_after == 0.0 || age as f64 <= self.terms.stale_after;
+        self.usable = fresh && !self.terms.withdrawn;
     }
 
     /// Hold no old state while nothing is asked; the next `begin` pins again.

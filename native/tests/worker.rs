@@ -26,6 +26,7 @@ fn service() -> Arc<Service> {
         store: None,
         plan: Arc::new(Plan::new("886", "0", Vec::new())),
         stale_after: 0.0,
+        withdrawn: false,
         usage: Arc::new(Usage::new(clients.len())),
         clients: Arc::new(clients),
     })
@@ -295,7 +296,7 @@ fn clients_list_is_taken_over_while_questions_are_asked() {
         let (plan, clients) = (Arc::clone(&service.terms().plan), Arc::new(Clients::new(rules)));
         let usage = Arc::new(Usage::new(clients.len()));
         lists.push(Arc::clone(&usage));
-        service.use_terms(Terms { store: None, plan, stale_after: 0.0, clients, usage });
+        service.use_terms(Terms { store: None, plan, stale_after: 0.0, withdrawn: false, clients, usage });
     }
     server.stop();
     let mut refused = 0;

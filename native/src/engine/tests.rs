@@ -21,6 +21,7 @@ fn terms(store: Option<&Arc<Environment>>, stale_after: f64) -> Terms {
         store: store.map(Arc::clone),
         plan: Arc::new(Plan::new("886", "0", heads)),
         stale_after,
+        withdrawn: false,
         usage: Arc::new(Usage::new(clients.len())),
         clients: Arc::new(clients),
     }
@@ -116,6 +117,21 @@ fn what_lies_under_digits_and_cannot_be_read_may_be_there_and_is_noted() {
     assert!(service.damaged_blocks(7).is_empty());
     assert!(engine.has_under(b"88691234600", false));
     assert_eq!((engine.take_unreadable(), service.damaged_blocks(7)), (0, vec![BLOCK + 1]));
+}
+
+#[test]
+fn who_stands_back_answers_nothing_but_serial_and_age() {
+    let (_folder, _made, opened) = store(&rows(7));
+    let service = Service::new(terms(Some(&opened), 0.0));
+    let mut engine = Engine::new(Arc::clone(&service));
+    for withdrawn in [false, true, false] {
+        service.use_terms(Terms { withdrawn, ..terms(Some(&opened), 0.0) });
+        engine.begin(NOW);
+        let answer = engine.answer(&engine.locate(engine.digits(b"886912345678")));
+        let outcome = if withdrawn { Outcome::Unavailable } else { Outcome::Ported };
+        assert_eq!((answer.outcome, answer.serial, answer.age_seconds), (outcome, 7, Some(60)));
+        assert_eq!((engine.is_usable(), engine.has_under(b"88691234567", false)), (!withdrawn, !withdrawn));
+    }
 }
 
 #[test]

@@ -24,11 +24,18 @@ pub struct PyService {
     inner: Arc<Service>,
 }
 
-fn terms(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) -> Terms {
+fn terms(
+    store: Option<&PyEnvironment>,
+    plan: &PyPlan,
+    stale_after: f64,
+    clients: &PyClients,
+    withdrawn: bool,
+) -> Terms {
     Terms {
         store: store.map(|environment| Arc::clone(&environment.inner)),
         plan: Arc::clone(&plan.inner),
         stale_after,
+        withdrawn,
         usage: Arc::clone(&clients.usage),
         clients: Arc::clone(&clients.inner),
     }
@@ -38,12 +45,20 @@ fn terms(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients
 impl PyService {
     #[new]
     fn new(store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) -> PyService {
-        PyService { inner: Service::new(terms(store, plan, stale_after, clients)) }
+        PyService { inner: Service::new(terms(store, plan, stale_after, clients, false)) }
     }
 
-    /// Other terms, from the next batch on.
-    fn use_terms(&self, store: Option<&PyEnvironment>, plan: &PyPlan, stale_after: f64, clients: &PyClients) {
-        self.inner.use_terms(terms(store, plan, stale_after, clients));
+    /// Other terms, from the next batch on. withdrawn: answer nothing from the data.
+    #[pyo3(signature = (store, plan, stale_after, clients, *, withdrawn = false))]
+    fn use_terms(
+        &self,
+        store: Option<&PyEnvironment>,
+        plan: &PyPlan,
+        stale_after: f64,
+        clients: &PyClients,
+        withdrawn: bool,
+    ) {
+        self.inner.use_terms(terms(store, plan, stale_after, clients, withdrawn));
     }
 
     /// Blocks that look-ups found damaged in the state of this serial.

@@ -38,6 +38,7 @@ pub(super) fn engine(with_store: bool) -> (tempfile::TempDir, Engine) {
         store,
         plan: Arc::new(Plan::new("886", "0", heads)),
         stale_after: 0.0,
+        withdrawn: false,
         usage: Arc::new(Usage::new(clients.len())),
         clients: Arc::new(clients),
     });
