@@ -37,7 +37,7 @@ class Replica:
         folder.mkdir()
         self.name = name
         self.bench = Workbench(folder)
-        self.http, self.udp = free_port(), free_port()
+        self.http, self.udp, self.pdb = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http}"
         self.process: subprocess.Popen[str] | None = None
         self.peer = ""
@@ -48,7 +48,7 @@ class Replica:
         return self.bench.folder / "lookupd.toml"
 
     def configure(self) -> None:
-        listen = f'npq = ["udp://127.0.0.1:{self.udp}"]\npdb = ["udp://127.0.0.1:{self.udp + 1}"]\n'
+        listen = f'npq = ["udp://127.0.0.1:{self.udp}"]\npdb = ["udp://127.0.0.1:{self.pdb}"]\n'
         self.bench.config(f'[replica]\nname = "{self.name}"\npeer = "{self.peer}"', listen + f'http = "{self.url}"')
 
     def start(self, wait_for: str = " serving ") -> None:
@@ -95,7 +95,7 @@ class Replica:
         return Outcome(npq.decode_answer(_ask(self.udp, npq.encode_query(1, str(tn))) or b"").results[0])
 
     def ask_pdb(self, tn: int = CHANGED) -> bytes | None:
-        return _ask(self.udp + 1, pdb.encode_query(str(tn), 7), 0.3)
+        return _ask(self.pdb, pdb.encode_query(str(tn), 7), 0.3)
 
     def change_by_hand(self, tn: int = CHANGED) -> None:
         """A number's route, outside the feed: every checksum and the digest are right."""
