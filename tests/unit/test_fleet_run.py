@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import fleet
+from bench.figures import table
 from bench.fleet import Run, judge, main, read_newest, report
 from bench.fleet_site import Facts, Process, Replica
 from bench.machine import Machine
@@ -93,3 +94,12 @@ def test_kept_run_with_a_problem_ends_with_code_1(tmp_path: Path, monkeypatch: p
 
 def test_report_says_what_held() -> None:
     assert "- kept: all 3 replicas at the same position" in report(run())
+
+
+def test_document_has_the_table_of_the_newest_kept_run() -> None:
+    kept = read_newest()
+    assert kept.problems == []
+    assert not kept.machine.commit.endswith("+dirty")
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    lines = [line for line in table(kept.sections).splitlines() if line.startswith("|")]
+    assert "\n".join(lines) in text, "docs/scale.md: not what `python -m bench.fleet --table` prints"
