@@ -22,10 +22,10 @@ import msgspec
 
 from bench.dataset import Dataset, load_store, prepare
 from bench.deltas import apply, draw_notices
-from bench.figures import Figure, Section, table
-from bench.fleet_site import READY_SECONDS_MAX, Facts, Replica, Site, site
+from bench.figures import Section, table
+from bench.fleet_outcome import judge, section
+from bench.fleet_site import READY_SECONDS_MAX, Replica, Site, site
 from bench.machine import Machine, describe
-from bench.meanwhile import quantile
 from bench.processes import ChildFailed, find
 from lookupd.errors import LookupdError
 from lookupd.store.reader import Reader
@@ -38,8 +38,6 @@ PER_DELTA = 500
 CONVERGED_SECONDS_MAX = 300.0
 TURNS = 10
 """Parts of a run: three servers go and come in six, a replica and a store in two more, the rest is quiet."""
-
-TITLE = "A fleet under fire"
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -106,7 +104,7 @@ def execute(
         facts = {replica.name: replica.facts() for replica in running.replicas}
         expected = _by_hand(dataset, folder, [running.sender.source / path.name for path in deltas])
         problems = judge(facts, expected, last, messages)
-        sections = [_section(running.replicas, facts, published, notices, per_delta, seconds)]
+        sections = [section(running.replicas, facts, published, fire.outages, notices, seconds)]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Run(now, describe(), notices, replicas, fire.events, problems, sections)
 
@@ -125,6 +123,7 @@ class Fire:
 
     def __init__(self, running: Site, seconds: float) -> None:
         self.events: list[str] = []
+        self.outages: list[tuple[float, float]] = []  # of a server, by the wall clock
         self._site, self._seconds = running, seconds
         self._began = time.monotonic()
         self._failure: Exception | None = None
@@ -161,11 +160,13 @@ class Fire:
             leader = self._site.leader()
             server = next((each for each in left if each.name == leader), left[0])
             left.remove(server)
+            killed = time.time()
             server.kill()
             self._note(f"server {server.name} killed" + (", the stream's leader" if server.name == leader else ""))
             self._sleep_until((turn + 1) / TURNS)
             server.start(ready=False)
             server.wait_ready(READY_SECONDS_MAX)
+            self.outages.append((killed, time.time()))
             self._note(f"server {server.name} back")
 
     def _kill_replica(self, replica: Replica, turn: int) -> None:
@@ -207,7 +208,7 @@ class Fire:
         _tell(f"fleet: {self.events[-1]}")
 
 
-# -- what must hold --------------------------------------------------------------------------------------
+# -- compared with ----------------------------------------------------------------------------------------
 
 
 def _by_hand(dataset: Dataset, folder: Path, deltas: Sequence[Path]) -> str:
@@ -219,82 +220,6 @@ def _by_hand(dataset: Dataset, folder: Path, deltas: Sequence[Path]) -> str:
             apply(writer, path)
     with Reader(store) as reader:
         return f"{reader.state.digest % (1 << 64):016x}"
-
-
-def judge(facts: dict[str, Facts], expected: str, last: int, messages: int) -> list[str]:
-    """What does not hold, in words. expected: digest; last: sequence of the newest delta; messages: of the stream."""
-    problems = [] if messages == last - 1 else [f"the stream holds {messages} messages of {last - 1} deltas"]
-    for name, each in facts.items():
-        if each.position != last:
-            problems.append(f"{name}: the feed's position is {each.position}, not {last}")
-        if each.digest != expected:
-            problems.append(f"{name}: its digest is {each.digest}, by hand it is {expected}")
-        sequences = [receipt.sequence for receipt in each.receipts]
-        if sequences != list(range(2, last + 1)):
-            problems.append(f"{name}: {len(sequences)} receipts, {len(set(sequences))} different, of {last - 1} deltas")
-        if each.repeated:
-            problems.append(f"{name}: {each.repeated} notices are in the journal more than once")
-        if any(receipt.visible_at is None for receipt in each.receipts):
-            problems.append(f"{name}: a commit whose moment was never noted")
-    return problems
-
-
-# -- figures ---------------------------------------------------------------------------------------------
-
-
-def _section(
-    replicas: Sequence[Replica],
-    facts: dict[str, Facts],
-    published: dict[int, float],
-    notices: int,
-    per_delta: int,
-    seconds: float,
-) -> Section:
-    running, missed = _delays(replicas, facts, published)
-    last = max(published)
-    visible = [_visible_at(facts[replica.name], last) for replica in replicas]
-    figures = [
-        Figure("notices published", notices, ""),
-        Figure("published a second", notices / seconds, "/s"),
-        Figure("last publish to visible on all replicas", max(visible) - published[last], "s"),
-        *(
-            Figure(f"publish to visible, a replica that ran, {name}", 1e3 * quantile(running, share), "ms")
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
-        ),
-    ]
-    if missed:
-        figures.append(Figure("the same of what was missed while away, max", quantile(missed, 1.0), "s"))
-    note = (
-        f"{len(replicas)} replicas (`lookupd-loader sync`), a relay, three servers with three copies, all on this "
-        f"machine's loopback and cores; {len(published)} signed deltas of {per_delta:,} over {seconds:g} s. From the "
-        f"manifest's rename at the relay's source until the receipt's moment, the relay's wait for its next look "
-        f"included. While a server was away replicas ran all the same and count as such."
-    )
-    return Section(TITLE, note, figures)
-
-
-def _delays(
-    replicas: Sequence[Replica], facts: dict[str, Facts], published: dict[int, float]
-) -> tuple[list[float], list[float]]:
-    """Seconds from publish to visible: of replicas that ran, and of what came while one was away."""
-    running: list[float] = []
-    missed: list[float] = []
-    for replica in replicas:
-        for receipt in facts[replica.name].receipts:
-            if receipt.visible_at is None or receipt.sequence not in published:
-                continue
-            at = published[receipt.sequence]
-            visible = receipt.visible_at / 1e3
-            if any(gone <= at <= back for gone, back in replica.away):
-                missed.append(visible - at)
-            elif not any(at < gone <= visible for gone, _ in replica.away):  # else: applied anew, the store was lost
-                running.append(visible - at)
-    return running, missed
-
-
-def _visible_at(facts: Facts, sequence: int) -> float:
-    found = next(receipt.visible_at for receipt in facts.receipts if receipt.sequence == sequence)
-    return float("inf") if found is None else found / 1e3
 
 
 # -- kept ------------------------------------------------------------------------------------------------

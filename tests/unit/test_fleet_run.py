@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from bench import fleet
-from bench.fleet import Run, judge, main, read_newest, report
+from bench.figures import table
+from bench.fleet import Run, main, read_newest, report
+from bench.fleet_outcome import delays, judge, section
 from bench.fleet_site import Facts, Process, Replica
 from bench.machine import Machine
 from bench.processes import ChildFailed
@@ -61,14 +63,26 @@ def replica(tmp_path: Path, *away: tuple[float, float]) -> Replica:
 def test_delay_of_who_was_away_is_no_delay_of_who_ran(tmp_path: Path) -> None:
     """Away from 10 to 20: published before and seen before, missed, and after."""
     facts = msgspec.structs.replace(GOOD, receipts=[receipt(2, 5_100), receipt(3, 20_500), receipt(4, 25_200)])
-    running, missed = fleet._delays([replica(tmp_path, (10.0, 20.0))], {"r1": facts}, {2: 5.0, 3: 15.0, 4: 25.0})
-    assert running == pytest.approx([0.1, 0.2])
+    running, missed = delays([replica(tmp_path, (10.0, 20.0))], {"r1": facts}, {2: 5.0, 3: 15.0, 4: 25.0})
+    assert [at for at, _ in running] == [5.0, 25.0]
+    assert [delay for _, delay in running] == pytest.approx([0.1, 0.2])
     assert missed == pytest.approx([5.5])
 
 
 def test_delta_applied_anew_after_its_store_was_lost_is_nobodys_delay(tmp_path: Path) -> None:
     facts = msgspec.structs.replace(GOOD, receipts=[receipt(2, 20_000)])
-    assert fleet._delays([replica(tmp_path, (10.0, 20.0))], {"r1": facts}, {2: 5.0}) == ([], [])
+    assert delays([replica(tmp_path, (10.0, 20.0))], {"r1": facts}, {2: 5.0}) == ([], [])
+
+
+def test_delay_while_a_server_was_away_is_told_apart(tmp_path: Path) -> None:
+    facts = msgspec.structs.replace(GOOD, receipts=[receipt(2, 5_100), receipt(3, 18_000), receipt(4, 25_200)])
+    published = {2: 5.0, 3: 15.0, 4: 25.0}
+    found = section([replica(tmp_path)], {"r1": facts}, published, [(10.0, 20.0)], 1500, 30.0)
+    values = {figure.name: figure.value for figure in found.figures}
+    assert values["publish to visible, all servers there, max"] == pytest.approx(200.0)
+    assert values["publish to visible, one server away, p50"] == pytest.approx(3000.0)
+    assert values["last publish to visible on all replicas"] == pytest.approx(0.2)
+    assert values["notices published"] == 1500
 
 
 def run(made_at: str = "2026-11-22T10:00:00+00:00", problems: list[str] | None = None) -> Run:
@@ -93,3 +107,12 @@ def test_kept_run_with_a_problem_ends_with_code_1(tmp_path: Path, monkeypatch: p
 
 def test_report_says_what_held() -> None:
     assert "- kept: all 3 replicas at the same position" in report(run())
+
+
+def test_document_has_the_table_of_the_newest_kept_run() -> None:
+    kept = read_newest()
+    assert kept.problems == []
+    assert not kept.machine.commit.endswith("+dirty")
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    lines = [line for line in table(kept.sections).splitlines() if line.startswith("|")]
+    assert "\n".join(lines) in text, "docs/scale.md: not what `python -m bench.fleet --table` prints"
