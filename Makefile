@@ -33,7 +33,7 @@ ifdef CARGO
 else
 	@echo "Rust is missing: the native engine is neither built nor tested"
 endif
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal --reruns 1
 
 check: $(STAMP) ## Lint, format and types; run before each commit
 	$(BIN)/ruff check .

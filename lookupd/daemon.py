@@ -31,6 +31,7 @@ from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
 from lookupd.observe.pair_metrics import PairMetrics
+from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
 from lookupd.protocols.framings import FRAMINGS
 from lookupd.second_look import warnings
@@ -80,7 +81,10 @@ class Daemon:
         self.access = self._take_clients(config)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
         peer = config.replica.peer
-        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw) if peer else None
+        withdrawn = predecessor.withdrawn if predecessor is not None and peer else None
+        pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
+        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
+        self.engine.withdrawn = withdrawn
         self.metrics.add(PairMetrics(self.engine, self.watch))
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
@@ -435,7 +439,7 @@ class Daemon:
     async def _hand_over(self, why: str) -> bool:
         assert self.command is not None
         sockets = {key: listener.sockets for key, listener in self.listeners.items()}
-        successor = self._successor = Successor(self.command, self.path.name, sockets)
+        successor = self._successor = Successor(self.command, self.path.name, sockets, self.engine.withdrawn)
         log("handover_begun", reason=why)
         try:
             await self._await_answers(successor)

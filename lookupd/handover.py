@@ -103,8 +103,12 @@ class Link:
 class Successor:
     """The process that is to follow us, from its start until it answers."""
 
-    def __init__(self, command: list[str], engine: str, sockets: dict[Key, list[socket.socket]]) -> None:
-        """command: that starts it. engine: that serves UDP here. sockets: of every listener; they stay ours, too."""
+    def __init__(
+        self, command: list[str], engine: str, sockets: dict[Key, list[socket.socket]], withdrawn: str | None
+    ) -> None:
+        """command: that starts it. engine: that serves UDP here. sockets: of every listener; they stay ours, too.
+        withdrawn: why we stand back."""
+        self._withdrawn = withdrawn
         self._command = command
         self._engine = engine
         self._sockets = sockets
@@ -126,7 +130,7 @@ class Successor:
         self._link = Link(ours)
         with theirs:
             sockets = [(*key, [sock.fileno() for sock in found]) for key, found in self._sockets.items()]
-            bequest = Bequest(os.getpid(), self._engine, theirs.fileno(), sockets)
+            bequest = Bequest(os.getpid(), self._engine, theirs.fileno(), sockets, self._withdrawn)
             passed = [theirs.fileno(), *(descriptor for *_, found in sockets for descriptor in found)]
             # WATCHDOG_PID names us; the one that follows is told of the watchdog all the same.
             environment = {k: v for k, v in os.environ.items() if k not in {*SYSTEMD, "WATCHDOG_PID"}}
@@ -201,6 +205,7 @@ class Predecessor:
 
     def __init__(self, bequest: Bequest) -> None:
         self.engine = bequest.engine
+        self.withdrawn = bequest.withdrawn
         sock = socket.socket(fileno=bequest.link)
         sock.set_inheritable(False)
         self._link = Link(sock)

@@ -80,11 +80,12 @@ class View(msgspec.Struct, frozen=True):
 class Pair:
     """One replica's side."""
 
-    def __init__(self) -> None:
-        self.view = View()
+    def __init__(self, *, follows: bool = False, withdrawn: str | None = None) -> None:
+        """follows: it goes on for a process of this replica, which served, or stood back for the reason `withdrawn`."""
+        self.view = View(withdraw=withdrawn)
         self.divergences = 0
         self._missed = 0
-        self._joining = True
+        self._joining = not follows or withdrawn is not None
         self._differs_since: float | None = None
         self._differs_seen = 0.0
         self._evidence: Evidence | None = None

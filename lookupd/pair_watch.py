@@ -47,9 +47,15 @@ class PeerUnusable(LookupdError):
 class PairWatch:
     """The peer of a daemon, looked at until `close`."""
 
-    def __init__(self, url: str, tell: Callable[[], StoreState | None], withdraw: Callable[[str | None], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        tell: Callable[[], StoreState | None],
+        withdraw: Callable[[str | None], None],
+        pair: Pair | None = None,
+    ) -> None:
         """url: `replica.peer`. tell: what we say of ourselves. withdraw: stand back for this reason; None = serve."""
-        self.pair = Pair()
+        self.pair = pair or Pair()
         self.peer: StoreState | None = None
         self.up = False
         self.polls = dict.fromkeys(POLL_RESULTS, 0)

@@ -292,4 +292,7 @@ def _state(task: Path) -> str:
 def run_cli(module: str, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """`lookupd` (lookupd.cli) or `lookupd-loader` (loader.cli) as a person runs it."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, text=True, timeout=120, check=False, **options
+    )
+    return done

@@ -32,13 +32,14 @@ class Bequest(msgspec.Struct, frozen=True):
     """What a process leaves to the one that follows it.
 
     pid: its own. engine: which serves UDP there. link: descriptor of the socket on which both talk. sockets:
-    descriptors by dialect and endpoint as configured.
+    descriptors by dialect and endpoint as configured. withdrawn: why it stands back; None = it serves.
     """
 
     pid: int
     engine: str
     link: int
     sockets: list[tuple[str, Endpoint, list[int]]]
+    withdrawn: str | None = None
 
 
 class Inherited:

@@ -442,7 +442,7 @@ async def test_more_replicas_than_there_are_servers_is_told(workbench: Workbench
     ("old", "new", "reason"),
     [
         ('poll = "100ms"', 'poll = "100ms"\nformat = "bdpn"', "carry no signature|our own format"),
-        ('source = "dir://', 'source = "jetstream:', "a relay reads the signed files"),
+        ('source = "dir://', 'source = "jetstream:"\nfiles = "dir://', "a relay reads the signed files"),
     ],
 )
 def test_feed_that_no_relay_can_carry_is_refused(desk: Desk, old: str, new: str, reason: str) -> None:
