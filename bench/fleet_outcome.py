@@ -37,7 +37,7 @@ def section(
     notices: int,
     seconds: float,
 ) -> Section:
-    """The figures. Delays of replicas that ran are told apart by whether a server was away when the delta was published."""
+    """The figures. Delays of replicas that ran are told apart by whether a server was away at the time of publishing."""
     running, missed = delays(replicas, facts, published)
     last = max(published)
     visible = [_visible_at(facts[replica.name], last) for replica in replicas]
@@ -56,8 +56,8 @@ def section(
         figures.append(Figure("what a replica missed while away, max", quantile(missed, 1.0), "s"))
     note = (
         f"{len(replicas)} replicas (`lookupd-loader sync`), a relay, three servers with three copies, all on this "
-        f"machine's loopback and cores; {len(published)} signed deltas, {notices:,} notices, over {seconds:g} s. From the "
-        f"manifest's rename at the relay's source until the receipt's moment, the relay's wait for its next look "
+        f"machine's loopback and cores; {len(published)} signed deltas, {notices:,} notices, over {seconds:g} s. From "
+        f"the manifest's rename at the relay's source until the receipt's moment, the relay's wait for its next look "
         f"included."
     )
     return Section(TITLE, note, figures)
