@@ -37,7 +37,7 @@ def section(
     notices: int,
     seconds: float,
 ) -> Section:
-    """The figures. Delays of replicas that ran are told apart by whether a server was away at the time of publishing."""
+    """The figures. Delays of replicas that ran are told apart by whether a server was away meanwhile."""
     running, missed = delays(replicas, facts, published)
     last = max(published)
     visible = [_visible_at(facts[replica.name], last) for replica in replicas]

@@ -239,7 +239,7 @@ impl Clients {
     }
 }
 
-/// A port of 127.0.0.1, or of ::1 above all of those; 0 for every other address.
+/// A port of 127.0.0.1, or of `::1` above all of those; 0 for every other address.
 fn own_key(asker: SocketAddr) -> u32 {
     match asker.ip() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) => asker.port().into(),
