@@ -33,6 +33,7 @@ class Fleet:
     def __init__(self, folder: Path, *servers: NatsServer, signed: bool = True, **more: object) -> None:
         """more: keys of [jetstream]. server: the one that the test itself talks to."""
         self.folder, self.server = folder, servers[0]
+        self.login: dict[str, str] = {}
         self.signer = SIGNER if signed else None
         self.files = folder / "files"
         self.files.mkdir()
@@ -99,7 +100,7 @@ class Fleet:
 
     async def do(self, work: Callable[[JetStreamContext], Awaitable[Result]]) -> Result:
         """Something with a connection of its own."""
-        client = await nats.connect(self.server.url)
+        client = await nats.connect(self.server.url, **self.login)
         try:
             return await work(client.jetstream())
         finally:

@@ -7,20 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import nats.errors
 import pytest
 
 from loader.fleet import acks
 from loader.fleet.streams import ack_config
 from loader.fleet.wire import FILE, MANIFEST, PAYLOAD, PAYLOAD_BYTES_MAX, Envelope, encode_envelope
+from loader.sources.jetstream import JetStreamSource
 from loader.trust import Signer
 from lookupd import limits
+from lookupd.client import LookupClient
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import INCOMING_MESSAGES_MAX
+from lookupd.model import StreamPosition
 from lookupd.store.schema import META_STREAM, pack_streams, unpack_streams
-from tests.conftest import Workbench
+from lookupd.store.writer import Writer
+from tests.conftest import Workbench, serve
 from tests.exchange import changes_by_place, delta_name, lines, notice
-from tests.nats_servers import NatsServer, nats_server
+from tests.nats_servers import NatsServer, User, nats_server
 from tests.streams import Fleet, counted, follow, follow_to, place
 
 PORTED = 886912345678
@@ -288,6 +293,40 @@ async def test_other_content_under_an_applied_sequence_changes_nothing_and_is_co
         assert await rig.facts() == before
 
 
+RIGHTS = (
+    "$JS.API.INFO",
+    "$JS.API.STREAM.INFO.LOOKUPD",
+    "$JS.API.CONSUMER.CREATE.LOOKUPD.*.lookupd.feed.*",
+    "$JS.API.CONSUMER.MSG.NEXT.LOOKUPD.*",
+    "lookupd.feed-acks.*.*",
+)
+"""All that a replica asks for; docs/operations/fleet-replica.md has the same list."""
+
+
+async def test_replica_needs_no_more_rights_than_the_manual_says_and_can_publish_no_delta(tmp_path: Path) -> None:
+    users = [User("relay", "r"), User("replica", "secret", RIGHTS, ("_INBOX.replica.>",))]
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    password.chmod(0o600)
+    with nats_server(tmp_path / "nats", users=users) as server:
+        fleet = Fleet(tmp_path, server, user="replica", password_file=password)
+        fleet.login = {"user": "relay", "password": "r"}
+        await fleet.make_streams()
+        fleet.snapshot(1)
+        async with fleet.rig().running_here() as rig:
+            await fleet.publish(fleet.unlisted(2, notice(PORTED, "1403")))
+            await follow_to(rig, 2)
+            said = await fleet.ack("a")
+            assert said is not None
+            assert said["sequence"] == 2
+            source = rig.main._source
+            assert isinstance(source, JetStreamSource)
+            engine = source._follower.engine
+            assert engine is not None
+            with pytest.raises(nats.errors.TimeoutError):
+                await engine.jetstream.publish(fleet.subject, b"", timeout=0.5)
+
+
 # -- what it says ----------------------------------------------------------------------------------------
 
 
@@ -424,3 +463,13 @@ async def test_backup_keeps_the_place_in_the_stream(fleet: Fleet, tmp_path: Path
     with Reader(copy) as reader:
         assert found is not None
         assert reader.streams() == {"main": found}
+
+
+async def test_both_engines_answer_from_a_store_that_follows_a_stream(loaded: Workbench, each_engine: str) -> None:
+    with Writer(loaded.store) as writer:
+        writer.note_stream("main", StreamPosition("LOOKUPD", "2026-11-22T10:00:00+00:00", 7, "delta-main-7.ndjson@0"))
+    async with (
+        serve(loaded.config()) as served,
+        LookupClient([f"udp://127.0.0.1:{served.port('npq', 'udp')}"], timeout=5) as client,
+    ):
+        assert (await client.query("886912345678")).outcome == "ported"
