@@ -8,7 +8,7 @@ Whoever is wrong stands back, and only while the other one answers:
 
 - at the same positions with other digests, one has changed outside the feed since the two last agreed, has damaged
   blocks, or has missed the moment of a notice, and the other one has not;
-- a replica that starts behind its peer stands back until it has caught up.
+- a replica that starts behind its peer, or wrong by the same signs, stands back from its first answer on.
 
 A replica whose peer is away, not ready or standing back itself serves, whatever is known of it: a partly wrong one is
 better than none.
@@ -174,10 +174,20 @@ class Pair:
         # Positions that cross, each behind in another feed, are no reason: both would stand back.
         if peer_serves and missing and state is PairState.BEHIND and not _files(ours, theirs)[1]:
             return BEHIND_WORDS + missing
-        if peer_serves and state is PairState.AGREES and self.view.withdraw is not None:
-            return self.view.withdraw  # caught up, but the digests do not agree yet: a moment longer
+        if peer_serves and state is PairState.AGREES:
+            # Caught up, but the digests do not agree yet: a moment longer.
+            reason = self.view.withdraw or self._known_at_start(ours, theirs)
+            if reason is not None:
+                return reason
         self._joining = False
         return None
+
+    def _known_at_start(self, ours: StoreState, theirs: StoreState) -> str | None:
+        """Who was wrong before a restart is wrong after it, and has answered nothing yet: it need not begin to."""
+        evidence = judge(ours, theirs)
+        if evidence is None or evidence.verdict is not Verdict.WE or evidence.tables:
+            return None
+        return f"{DIFFERS_WORDS}{theirs.replica}: {evidence.why}"
 
 
 def judge(ours: StoreState, theirs: StoreState) -> Evidence | None:

@@ -206,6 +206,17 @@ def test_replica_is_mended_from_the_snapshot_too(running: tuple[Replica, Replica
     wait_until(lambda: a.readiness() == "ready")
 
 
+def test_replica_that_was_wrong_before_a_restart_answers_nothing_after_it(running: tuple[Replica, Replica]) -> None:
+    a, b = running
+    a.change_by_hand()
+    wait_until(a.is_back, FOUND_SECONDS)
+    a.kill()
+    a.start()
+    assert a.is_back()
+    assert (a.ask(), b.ask()) == (Outcome.UNAVAILABLE, Outcome.PORTED)
+    assert not b.is_back()
+
+
 def test_change_is_found_between_files_that_go_on_coming(running: tuple[Replica, Replica]) -> None:
     a, b = running
     for sequence in (2, 3):

@@ -180,6 +180,15 @@ def test_who_serves_does_not_stand_back_when_a_file_comes_to_the_peer_first() ->
         assert pair.hear(told("a", "file:D"), told("b", "file:D", "file:E", files=2), 2.0).withdraw is None
 
 
+def test_who_starts_wrong_stands_back_from_its_first_answer_on() -> None:
+    for steps in (["file:D", "hand:E"], ["file:D", "tables:E"], ["file:D", "file:E"]):
+        pair = Pair()
+        is_wrong = "hand:E" in steps
+        found = [pair.hear(told("a", *steps), told("b", "file:D"), now).withdraw is not None for now in (0.0, 2.0, 4.0)]
+        assert found == [is_wrong] * 3
+    assert Pair().hear(told("a", "file:D", "hand:E"), told("b", "file:D", ready=False), 0.0).withdraw is None
+
+
 def test_who_starts_behind_in_one_feed_and_ahead_in_another_serves() -> None:
     view = Pair().hear(told("a", "file:D", files=2), told("b", "file:E", other_files=3), 0.0)
     assert (view.state, view.withdraw) == (PairState.BEHIND, None)
