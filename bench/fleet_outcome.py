@@ -37,7 +37,7 @@ def section(
     notices: int,
     seconds: float,
 ) -> Section:
-    """The figures. Delays of replicas that ran are told apart by whether a server was away when the delta was published."""
+    """The figures. Delays of replicas that ran are told apart by whether a server was away meanwhile."""
     running, missed = delays(replicas, facts, published)
     last = max(published)
     visible = [_visible_at(facts[replica.name], last) for replica in replicas]
@@ -46,8 +46,11 @@ def section(
         Figure("published a second", notices / seconds, "/s"),
         Figure("last publish to visible on all replicas", max(visible) - published[last], "s"),
     ]
-    calm = [delay for at, delay in running if not any(gone <= at <= back for gone, back in outages)]
-    meanwhile = [delay for at, delay in running if any(gone <= at <= back for gone, back in outages)]
+    calm: list[float] = []
+    meanwhile: list[float] = []
+    for at, delay in running:
+        struck = any(at <= back and at + delay >= gone for gone, back in outages)  # on its way when a server died, too
+        (meanwhile if struck else calm).append(delay)
     for when, found in (("all servers there", calm), ("one server away", meanwhile)):
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
             if found:
@@ -56,8 +59,8 @@ def section(
         figures.append(Figure("what a replica missed while away, max", quantile(missed, 1.0), "s"))
     note = (
         f"{len(replicas)} replicas (`lookupd-loader sync`), a relay, three servers with three copies, all on this "
-        f"machine's loopback and cores; {len(published)} signed deltas, {notices:,} notices, over {seconds:g} s. From the "
-        f"manifest's rename at the relay's source until the receipt's moment, the relay's wait for its next look "
+        f"machine's loopback and cores; {len(published)} signed deltas, {notices:,} notices, over {seconds:g} s. From "
+        f"the manifest's rename at the relay's source until the receipt's moment, the relay's wait for its next look "
         f"included."
     )
     return Section(TITLE, note, figures)
