@@ -46,8 +46,11 @@ def section(
         Figure("published a second", notices / seconds, "/s"),
         Figure("last publish to visible on all replicas", max(visible) - published[last], "s"),
     ]
-    calm = [delay for at, delay in running if not any(gone <= at <= back for gone, back in outages)]
-    meanwhile = [delay for at, delay in running if any(gone <= at <= back for gone, back in outages)]
+    calm: list[float] = []
+    meanwhile: list[float] = []
+    for at, delay in running:
+        struck = any(at <= back and at + delay >= gone for gone, back in outages)  # on its way when a server died, too
+        (meanwhile if struck else calm).append(delay)
     for when, found in (("all servers there", calm), ("one server away", meanwhile)):
         for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
             if found:
