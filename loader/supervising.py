@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from lookupd.limits import STATUS_SECONDS
 from lookupd.observe.log import log
 from lookupd.store.reader import Reader
 from lookupd.supervise import Supervisor
 from lookupd.supervision import watchdog_seconds
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the threads, and two lines of status, unless the watchdog wants to hear sooner."""
 
 WRITE_SECONDS_MAX = 1800.0
 """One change: a snapshot of 100 million numbers takes some 20 s natively, and ten times as long without Rust."""
@@ -39,7 +41,7 @@ async def supervise(store: Threads, status: Callable[[], str], supervisor: Super
     supervisor.tell(READY=1, STATUS=status())
     log("supervisor_told", what="READY")
     watchdog = watchdog_seconds()
-    every = watchdog / 4 if watchdog else STATUS_SECONDS
+    every = min(watchdog / 4, LOOK_SECONDS) if watchdog else LOOK_SECONDS
     told, hangs = "", False
     while True:
         alive = await threads_work(store, every)

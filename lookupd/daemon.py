@@ -73,6 +73,8 @@ class Daemon:
         self.supervisor = Supervisor()
         self.in_charge = asyncio.Event()
         """Set when the supervisor takes us for the main process, and listens to us."""
+        if predecessor is None:
+            self.in_charge.set()
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
         self.tag_seed = secrets.randbits(64)
         engine_name = fastpath.choose(config.engine.udp)
@@ -177,8 +179,6 @@ class Daemon:
             await self.canary.verify()
             await self.predecessor.ready()
             self.predecessor.take_connections(self._adopt, self.in_charge.set)
-        else:
-            self.in_charge.set()
 
     def listeners_now(self) -> list[tuple[Key, Listener]]:
         """Those that are open."""

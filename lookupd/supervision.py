@@ -60,8 +60,9 @@ class Supervision:
             reason = self._reason() if started.is_set() else "starting"
             if started.is_set() and self._in_charge.is_set() and may_be_ready(reason) and await self._all_answer():
                 break
-            self._supervisor.tell(EXTEND_TIMEOUT_USEC=EXTEND_SECONDS * 1_000_000)
-            self._tell_status(f"not ready: {reason}" if reason else "asking each listener")
+            if self._in_charge.is_set():  # before that it listens to the process that we follow
+                self._supervisor.tell(EXTEND_TIMEOUT_USEC=EXTEND_SECONDS * 1_000_000)
+                self._tell_status(f"not ready: {reason}" if reason else "asking each listener")
             await _any_of(started, self._in_charge, seconds=max(told_at + 1.0 - time.monotonic(), 0.05))
         self._supervisor.tell(READY=1, STATUS=self._status())
 
