@@ -213,7 +213,20 @@ CLIENT_TIMEOUT_SECONDS = 1.0
 """How long the client library waits for an answer, all servers and tries together."""
 
 CLIENT_HEDGE_SECONDS = 0.02
-"""How long it waits for the first server before it asks the second too."""
+"""How long it waits for the first server before it asks the second too, at most; and what is not answered within this
+counts against a server."""
+
+CLIENT_HEDGE_SECONDS_MIN = 0.002
+"""The shortest such wait: a busy client's event loop is late by as much, and would ask everybody everything."""
+
+CLIENT_OUTCOMES_KEPT = 32
+"""Questions by which a server is judged: two of them that were not answered put it behind the others."""
+
+CLIENT_PROBE_QUESTIONS = 16
+"""One question of so many goes to a second server at once: 6 % more questions, and what it would do is known."""
+
+CLIENT_UNDER_WAY_MAX = 4096
+"""Questions to one server whose answers are waited for, to measure it; beyond these the oldest is forgotten."""
 
 # -- comparing and mending -------------------------------------------------------------------------------
 
