@@ -266,3 +266,23 @@ PEER_RESTARTS_MAX = 5
 
 PEER_BLOCKS_COMPARED_MAX = 20_000
 """Differing blocks whose numbers are fetched, a few hundred MB; stores that differ in more are loaded afresh."""
+
+# -- health ----------------------------------------------------------------------------------------------
+
+HEALTH_INTERVAL_SECONDS = 0.1
+"""Between two looks: three that fail are seen within half a second, and ten looks a second cost nothing."""
+
+HEALTH_ANSWER_SECONDS = 0.1
+"""For an answer of the daemon on the same machine; a busy one needs milliseconds."""
+
+HEALTH_FAILURES = 3
+"""In a row, before an address moves: one may be chance."""
+
+HEALTH_STEADY_SECONDS = 2.0
+"""Without trouble, before an address may come back."""
+
+HEALTH_BAD = -100
+"""What the file says then: far more than two machines' priorities differ by."""
+
+HEALTH_ANSWER_BYTES_MAX = 4096
+"""Of one answer that is read; what we ask for needs under 1,000."""
