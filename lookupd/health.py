@@ -21,7 +21,7 @@ from lookupd.limits import (
     HEALTH_ANSWER_BYTES_MAX,
     HEALTH_ANSWER_SECONDS,
     HEALTH_BAD,
-    HEALTH_FAILURES,
+    HEALTH_SILENCE_SECONDS,
     HEALTH_STEADY_SECONDS,
 )
 from lookupd.observe.log import log
@@ -35,25 +35,28 @@ HEALTHY = 0
 
 
 class Verdict:
-    """Healthy or not, with a memory: bad after HEALTH_FAILURES in a row, good again after a steady while."""
+    """Healthy or not, with a memory: bad when no look was good for a while, good again after a steady one."""
 
     def __init__(self) -> None:
         self.healthy = False
-        self._failures = 0
+        self._good_at = float("-inf")
         self._good_since: float | None = None
 
-    def take(self, trouble: str | None, surely: bool, now: float) -> bool:
-        """The outcome of one look. surely: it cannot be chance, once is enough. Returns whether healthy."""
+    def take(self, trouble: str | None, surely: bool, begun: float, now: float) -> bool:
+        """The outcome of one look that began at a time. surely: it cannot be chance. Returns whether healthy."""
         if trouble is None:
-            self._failures = 0
+            self._good_at = max(self._good_at, begun)
             if self._good_since is None:
-                self._good_since = now
+                self._good_since = begun
             self.healthy = self.healthy or now - self._good_since >= HEALTH_STEADY_SECONDS
-            return self.healthy
-        self._good_since = None
-        self._failures += 1
-        if surely or self._failures >= HEALTH_FAILURES:
-            self.healthy = False
+        else:
+            self._good_since = None
+        return self.check(now, surely)
+
+    def check(self, now: float, surely: bool = False) -> bool:
+        """Whether healthy still, when nothing came meanwhile."""
+        if surely or now - self._good_at > HEALTH_SILENCE_SECONDS:
+            self.healthy, self._good_since = False, None
         return self.healthy
 
 
@@ -79,20 +82,37 @@ class Watch:
         self._told: str | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until stopped; the file says the bad value then, too. Raises LookupdError if it cannot be written."""
+        """Until stopped; the file says the bad value then, too. Raises LookupdError if it cannot be written.
+
+        A look begins at every interval, whether the one before has ended or not: an answer that is late is one.
+        """
         loop = asyncio.get_running_loop()
+        looks: set[asyncio.Task[None]] = set()
         try:
             while not stopping.is_set():
                 started = loop.time()
-                trouble = await self._look()
-                reason = None if trouble is None else str(trouble)
-                healthy = self._verdict.take(reason, trouble is not None and trouble.surely, loop.time())
-                self._keep(HEALTHY if healthy else self._bad)
-                self._tell(healthy, reason)
+                looks.add(asyncio.create_task(self._look_once()))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), max(started + self._interval - loop.time(), 0))
+                ended = {look for look in looks if look.done()}
+                looks -= ended
+                for look in ended:
+                    look.result()
+                self._verdict.check(loop.time())
+                self._keep(HEALTHY if self._verdict.healthy else self._bad)
         finally:
+            for look in looks:
+                look.cancel()
             self._keep(self._bad)
+
+    async def _look_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        trouble = await self._look()
+        reason = None if trouble is None else str(trouble)
+        healthy = self._verdict.take(reason, trouble is not None and trouble.surely, begun, loop.time())
+        self._keep(HEALTHY if healthy else self._bad)
+        self._tell(healthy, reason)
 
     async def _look(self) -> Trouble | None:
         looks = [_ask_udp(dialect, here) for dialect, here in _questions(self._config)]

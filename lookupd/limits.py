@@ -270,13 +270,13 @@ PEER_BLOCKS_COMPARED_MAX = 20_000
 # -- health ----------------------------------------------------------------------------------------------
 
 HEALTH_INTERVAL_SECONDS = 0.1
-"""Between two looks: three that fail are seen within half a second, and ten looks a second cost nothing."""
+"""Between two looks: ten a second cost nothing."""
 
-HEALTH_ANSWER_SECONDS = 0.1
-"""For an answer of the daemon on the same machine; a busy one needs milliseconds."""
+HEALTH_ANSWER_SECONDS = 0.4
+"""For an answer of the daemon on the same machine: one on a busy machine that comes late is an answer still."""
 
-HEALTH_FAILURES = 3
-"""In a row, before an address moves: one may be chance."""
+HEALTH_SILENCE_SECONDS = 0.4
+"""Since the last good look began, before an address moves: with keepalived's share it moves within a second."""
 
 HEALTH_STEADY_SECONDS = 2.0
 """Without trouble, before an address may come back."""

@@ -64,7 +64,7 @@ class Site:
         return _run(self.command(*arguments))
 
     def cut(self) -> None:
-        """As if the cable was pulled at the switch: this side still sees its link up."""
+        """As if the cable was pulled: it has no carrier, and whoever asks it gets nothing."""
         self._set_port("down")
 
     def join(self) -> None:

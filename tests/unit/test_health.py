@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lookupd.health import Verdict
-from lookupd.limits import HEALTH_FAILURES, HEALTH_STEADY_SECONDS
+from lookupd.limits import HEALTH_SILENCE_SECONDS, HEALTH_STEADY_SECONDS
 from tests.conftest import Workbench, free_port, halt, run_cli, run_daemon, wait_until
 
 HEALTHY, BAD = "0\n", "-100\n"
@@ -22,33 +22,49 @@ HEALTHY, BAD = "0\n", "-100\n"
 
 def healthy_verdict() -> Verdict:
     verdict = Verdict()
-    verdict.take(None, False, 0)
-    assert verdict.take(None, False, HEALTH_STEADY_SECONDS)
+    verdict.take(None, False, 0, 0)
+    assert verdict.take(None, False, HEALTH_STEADY_SECONDS, HEALTH_STEADY_SECONDS)
     return verdict
 
 
 def test_nobody_is_healthy_before_a_steady_while() -> None:
     verdict = Verdict()
-    assert not verdict.take(None, False, 10)
-    assert not verdict.take(None, False, 10 + HEALTH_STEADY_SECONDS - 0.01)
-    assert verdict.take(None, False, 10 + HEALTH_STEADY_SECONDS)
+    assert not verdict.take(None, False, 10, 10.01)
+    almost = 10 + HEALTH_STEADY_SECONDS - 0.01
+    assert not verdict.take(None, False, almost, almost)
+    assert verdict.take(None, False, almost, almost + 0.02)
 
 
-def test_single_failures_are_forgiven_and_several_in_a_row_are_not() -> None:
+def test_failures_are_forgiven_as_long_as_some_looks_are_good() -> None:
     verdict = healthy_verdict()
-    for now in range(10, 20):
-        assert verdict.take("no answer", False, now)
-        assert verdict.take(None, False, now + 0.5)
-    outcomes = [verdict.take("no answer", False, 30 + each) for each in range(HEALTH_FAILURES)]
-    assert outcomes == [True] * (HEALTH_FAILURES - 1) + [False]
-    assert not verdict.take(None, False, 40)
-    assert not verdict.take("no answer", False, 41)  # the steady while begins anew
-    assert not verdict.take(None, False, 42)
-    assert verdict.take(None, False, 42 + HEALTH_STEADY_SECONDS)
+    for at in range(100):
+        now = 10 + at * HEALTH_SILENCE_SECONDS / 2
+        assert verdict.take(None, False, now, now)
+        assert verdict.take("no answer", False, now, now + HEALTH_SILENCE_SECONDS / 4)
+    assert not verdict.check(now + HEALTH_SILENCE_SECONDS + 0.01)
+
+
+def test_trouble_begins_the_steady_while_anew() -> None:
+    verdict = healthy_verdict()
+    assert not verdict.check(30)
+    assert not verdict.take(None, False, 40, 40)
+    assert not verdict.take("no answer", False, 41, 41)
+    assert not verdict.take(None, False, 42, 42)
+    almost = 42 + HEALTH_STEADY_SECONDS - 0.01
+    assert not verdict.take(None, False, almost, almost)
+    assert verdict.take(None, False, 42 + HEALTH_STEADY_SECONDS, 42 + HEALTH_STEADY_SECONDS)
+
+
+def test_good_look_that_ends_late_counts_from_its_beginning() -> None:
+    verdict = healthy_verdict()
+    assert not verdict.take(None, False, 10, 10 + HEALTH_SILENCE_SECONDS + 0.01)
 
 
 def test_what_cannot_be_chance_counts_at_once() -> None:
-    assert not healthy_verdict().take("nobody listens", True, 10)
+    verdict = healthy_verdict()
+    at = HEALTH_STEADY_SECONDS
+    assert verdict.check(at + 0.1)
+    assert not verdict.take("nobody listens", True, at + 0.1, at + 0.1)
 
 
 @contextlib.contextmanager
