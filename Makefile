@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 CARGO := $(shell command -v cargo)
 RUST := $(wildcard native/Cargo.* native/src/*.rs native/src/*/*.rs native/src/*/*/*.rs)
 
-.PHONY: help install run test check format fuzz bench ci clean
+.PHONY: help install run test check format fuzz bench faults ci clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz: ## Search each parser of the native engine for faults (SECONDS=60 each)
 
 bench: $(STAMP) ## Measure this machine; results go to bench/results/ (NUMBERS=20000000)
 	$(BIN)/python -m bench --numbers $(or $(NUMBERS),20000000)
+
+faults: $(STAMP) ## One replica of two killed, halted, cut off while clients ask; as root (FAULTS='--quick')
+	$(BIN)/python -m bench.faults $(FAULTS)
 
 ci: ## What the gate runs
 	.ci/run

@@ -15,6 +15,7 @@ import msgspec
 from lookupd import __version__
 from lookupd.config import Config, read_config
 from lookupd.errors import ConfigError, LookupdError
+from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
 
 PATH = click.Path(path_type=Path)
 DEFAULT_SERVER = "udp://127.0.0.1:4700"
@@ -93,6 +94,39 @@ def serve(config: Path) -> None:
         uvloop.run(run())
 
     _run(False, work)
+
+
+@cli.command()
+@click.option("--config", type=PATH, required=True, help="Configuration file of the daemon.")
+@click.option("--file", type=PATH, required=True, help="Where to write the value; its folder must be there.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.02, 10),
+    default=HEALTH_INTERVAL_SECONDS,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option(
+    "--bad",
+    type=click.IntRange(-253, -1),
+    default=HEALTH_BAD,
+    show_default=True,
+    help="The value while the daemon is not healthy.",
+)
+@json_option
+def health(config: Path, file: Path, interval: float, bad: int, as_json: bool) -> None:
+    """Ask the daemon of this machine all the time; write 0 to a file while it is healthy, for keepalived.
+
+    \b
+    Example: lookupd health --config /etc/lookupd/a.toml --file /run/lookupd/a/health
+    """
+
+    def work() -> None:
+        from lookupd.health import watch
+
+        watch(read_config(config), file, interval, bad)
+
+    _run(as_json, work)
 
 
 @cli.command("check-config")

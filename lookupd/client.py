@@ -3,26 +3,30 @@
     async with LookupClient(["udp://127.0.0.1:4700", "udp://192.0.2.2:4700"]) as client:
         answer = await client.query("886912345678")
 
-A good answer is one from data: `unavailable` and `refused` count only when no server has better.
+A good answer is one from data: `unavailable` and `refused` count only when no server has better. Whom it asks first,
+and when it asks the next, follows what each has done lately (`hedging`): a server that is silent, slow or standing back
+is asked behind the others, until it answers again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from lookupd.config import Endpoint, parse_endpoint
 from lookupd.errors import LookupdError, ProtocolError
+from lookupd.hedging import Plan, Record
 from lookupd.limits import (
     CLIENT_HEDGE_SECONDS,
+    CLIENT_HEDGE_SECONDS_MIN,
     CLIENT_TIMEOUT_SECONDS,
-    NPQ_FRAME_BYTES_MAX,
     NPQ_NUMBERS_MAX,
     NUMBER_CHARS_MAX,
 )
+from lookupd.links import POOR, Link, open_link
 from lookupd.model import AnswerView, Outcome
 from lookupd.protocols import npq
 
@@ -31,8 +35,6 @@ TRIES = 3
 
 NUMBERS_PER_DATAGRAM = 40
 """Numbers asked at once over UDP; about as many answers as fit one datagram with names."""
-
-_POOR = frozenset({Outcome.UNAVAILABLE, Outcome.REFUSED})
 
 
 class NoAnswer(LookupdError):
@@ -53,14 +55,15 @@ class LookupClient:
         """servers: `udp://host:port` or `tcp://host:port`, the preferred one first.
 
         timeout: seconds for one question, all servers and tries together. hedge: seconds without a good
-        answer after which the next server is asked too. names: ask for the operator's name as well.
+        answer after which the next server is asked too, at most: less, once it is known how long answers take.
+        names: ask for the operator's name as well.
         Raises LookupdError when a server is not written like that.
         """
         if not servers:
             raise LookupdError("name at least one server, such as udp://127.0.0.1:4700")
-        self._links = [_link(server) for server in servers]
+        self._links = [open_link(server, Record(max(hedge, CLIENT_HEDGE_SECONDS_MIN)), timeout) for server in servers]
+        self._plan = Plan([link.record for link in self._links], hedge)
         self._timeout = timeout
-        self._hedge = hedge
         self._detail = npq.DETAIL_NAMES if names else npq.DETAIL_NONE
         self._next_id = random.getrandbits(32)
 
@@ -127,7 +130,7 @@ class LookupClient:
                     except LookupdError as error:
                         answered, trouble = True, str(error)
                         continue
-                    if all(Outcome[view.outcome.upper()] not in _POOR for view in views):
+                    if all(Outcome[view.outcome.upper()] not in POOR for view in views):
                         return views
                     answered, fallback = True, views
         finally:
@@ -140,10 +143,12 @@ class LookupClient:
 
     def _schedule(self) -> Iterator[tuple[float, Link, bool]]:
         """When to ask whom, and whether again: each server in turn, then all again as a datagram may be lost."""
+        plan = self._plan.next(time.monotonic())
         for attempt in range(TRIES):
-            for place, link in enumerate(self._links):
+            for seconds, place in plan:
+                link = self._links[place]
                 if attempt == 0 or link.is_udp:
-                    yield attempt * self._timeout / TRIES + place * self._hedge, link, attempt > 0
+                    yield attempt * self._timeout / TRIES + seconds, link, attempt > 0
 
 
 def _check_lengths(asked: list[str]) -> None:
@@ -160,126 +165,3 @@ def _views(asked: list[str], answer: npq.NpqAnswer) -> list[AnswerView]:
     if not views:
         raise ProtocolError("malformed")
     return views
-
-
-class Link:
-    """One server: questions out, answers matched by id. Opened when first asked, and again when it broke."""
-
-    is_udp = False
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._waiting: dict[int, asyncio.Future[npq.NpqAnswer]] = {}
-
-    def __str__(self) -> str:
-        return str(self._endpoint)
-
-    async def ask(self, query_id: int, message: bytes) -> npq.NpqAnswer:
-        """Send a question and wait for its answer. Raises OSError when the server cannot be reached."""
-        answer = self._waiting.get(query_id)
-        if answer is None:
-            answer = self._waiting[query_id] = asyncio.get_running_loop().create_future()
-        try:
-            await self._send(message)
-            return await asyncio.shield(answer)
-        finally:
-            if answer.done() or self._waiting.get(query_id) is answer:
-                self._waiting.pop(query_id, None)
-
-    async def _send(self, message: bytes) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close the socket."""
-
-    def _take(self, message: bytes) -> None:
-        """Give an answer to the question that waits for it; anything else is passed over."""
-        try:
-            answer = npq.decode_answer(message)
-        except ProtocolError:
-            return
-        waiting = self._waiting.get(answer.id) if answer.id is not None else None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
-
-    def _fail(self, error: Exception) -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # looked at: whoever waits sees it, nobody need
-        self._waiting.clear()
-
-
-class _UdpLink(Link, asyncio.DatagramProtocol):
-    is_udp = True
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self._transport: asyncio.DatagramTransport | None = None
-        self._opening = asyncio.Lock()
-
-    async def _send(self, message: bytes) -> None:
-        async with self._opening:  # questions of several tasks: one socket
-            if self._transport is None:
-                loop = asyncio.get_running_loop()
-                remote = (self._endpoint.host, self._endpoint.port)
-                self._transport, _ = await loop.create_datagram_endpoint(lambda: self, remote_addr=remote)
-        self._transport.sendto(message)
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        self._take(data)
-
-    def error_received(self, exc: Exception) -> None:
-        self._fail(exc)  # nobody listens there: let the next server be asked at once
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
-
-
-class _TcpLink(Link):
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._opening = asyncio.Lock()
-
-    async def _send(self, message: bytes) -> None:
-        async with self._opening:
-            if self._writer is None or self._writer.is_closing():
-                reader, self._writer = await asyncio.open_connection(self._endpoint.host, self._endpoint.port)
-                self._reading = asyncio.create_task(self._read(reader, self._writer))
-        self._writer.write(npq.FRAME_HEADER.pack(len(message)) + message)
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                (length,) = npq.FRAME_HEADER.unpack(await reader.readexactly(npq.FRAME_HEADER.size))
-                if length > NPQ_FRAME_BYTES_MAX:
-                    raise OSError("the server sent a frame over the bound")
-                self._take(await reader.readexactly(length))
-        except (OSError, EOFError) as error:
-            self._fail(error if isinstance(error, OSError) else OSError("the server closed the connection"))
-        finally:
-            writer.close()
-
-    def close(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _link(server: str) -> Link:
-    try:
-        endpoint = parse_endpoint(server)
-    except ValueError as error:
-        raise LookupdError(f"server {error}") from None
-    match endpoint.transport:
-        case "udp":
-            return _UdpLink(endpoint)
-        case "tcp":
-            return _TcpLink(endpoint)
-    raise LookupdError(f"server {server}: udp:// or tcp://")

@@ -213,7 +213,20 @@ CLIENT_TIMEOUT_SECONDS = 1.0
 """How long the client library waits for an answer, all servers and tries together."""
 
 CLIENT_HEDGE_SECONDS = 0.02
-"""How long it waits for the first server before it asks the second too."""
+"""How long it waits for the first server before it asks the second too, at most; and what is not answered within this
+counts against a server."""
+
+CLIENT_HEDGE_SECONDS_MIN = 0.002
+"""The shortest such wait: a busy client's event loop is late by as much, and would ask everybody everything."""
+
+CLIENT_OUTCOMES_KEPT = 32
+"""Questions by which a server is judged: two of them that were not answered put it behind the others."""
+
+CLIENT_PROBE_QUESTIONS = 16
+"""One question of so many goes to a second server at once: 6 % more questions, and what it would do is known."""
+
+CLIENT_UNDER_WAY_MAX = 4096
+"""Questions to one server whose answers are waited for, to measure it; beyond these the oldest is forgotten."""
 
 # -- comparing and mending -------------------------------------------------------------------------------
 
@@ -427,3 +440,23 @@ divergence, and a few kB every two seconds."""
 TRAIL_ENTRIES_MAX = 64
 """Journal entries between two commits of a feed that are looked at for what they changed: a repair by hand may have
 thousands, and the first ones tell as much."""
+
+# -- health ----------------------------------------------------------------------------------------------
+
+HEALTH_INTERVAL_SECONDS = 0.1
+"""Between two looks: ten a second cost nothing."""
+
+HEALTH_ANSWER_SECONDS = 0.4
+"""For an answer of the daemon on the same machine: one on a busy machine that comes late is an answer still."""
+
+HEALTH_SILENCE_SECONDS = 0.4
+"""Since the last good look began, before an address moves: with keepalived's share it moves within a second."""
+
+HEALTH_STEADY_SECONDS = 2.0
+"""Without trouble, before an address may come back."""
+
+HEALTH_BAD = -100
+"""What the file says then: far more than two machines' priorities differ by."""
+
+HEALTH_ANSWER_BYTES_MAX = 4096
+"""Of one answer that is read; what we ask for needs under 1,000."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from lookupd.client import LookupClient, NoAnswer
 from lookupd.errors import LookupdError
+from lookupd.limits import CLIENT_PROBE_QUESTIONS
 from lookupd.model import TN
 from lookupd.protocols import npq
 from tests.conftest import Served, Workbench, free_port, run_cli, run_daemon, serve
@@ -137,6 +139,146 @@ async def test_connection_that_broke_is_opened_again(loaded: Workbench) -> None:
                 connection.abort("idle")
         await asyncio.sleep(0.05)
         assert (await client.query("110")).outcome == "not_portable"
+
+
+async def test_silent_server_is_waited_for_no_more_and_first_again_once_it_answers(loaded: Workbench) -> None:
+    port = free_port()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        async with serve(loaded.config()) as served:
+            silent.bind(("127.0.0.1", port))
+            urls = [f"udp://127.0.0.1:{port}", f"udp://127.0.0.1:{served.port('npq', 'udp')}"]
+            async with LookupClient(urls, timeout=5, hedge=0.5) as client:
+                for _ in range(3):
+                    assert (await client.query("886912345678")).outcome == "ported"
+                    client._links[0].record.look(time.monotonic() + 1)
+                started = time.monotonic()
+                for _ in range(50):
+                    assert (await client.query("886912345678")).outcome == "ported"
+                assert time.monotonic() - started < 10  # 25 s, if each one waited for the silent server
+                silent.close()
+                again = Workbench(loaded.folder / "again")
+                again.folder.mkdir()
+                again.load_tables()
+                again.snapshot()
+                async with serve(again.config(listen=f'npq = ["udp://127.0.0.1:{port}"]')) as first:
+                    received = 0
+                    for _ in range(100):
+                        before = received
+                        for _ in range(2 * CLIENT_PROBE_QUESTIONS):
+                            assert (await client.query("886912345678")).outcome == "ported"
+                        await asyncio.sleep(0.02)  # a worker counts a batch right after its answers have left
+                        received = first.daemon.metrics.queries("npq", "udp").received
+                        if received - before == 2 * CLIENT_PROBE_QUESTIONS:
+                            break
+                    else:
+                        pytest.fail("never asked first again")
+
+
+async def test_server_that_stands_back_is_asked_behind_the_other(loaded: Workbench, tmp_path: Path) -> None:
+    empty = Workbench(tmp_path / "empty")
+    empty.folder.mkdir()
+    async with serve(loaded.config()) as full, serve(empty.config()) as nothing:
+        urls = [f"udp://127.0.0.1:{served.port('npq', 'udp')}" for served in (nothing, full)]
+        async with LookupClient(urls) as client:
+            for _ in range(CLIENT_PROBE_QUESTIONS):
+                assert (await client.query("886912345678")).outcome == "ported"
+            await asyncio.sleep(0.1)
+            assert nothing.daemon.metrics.queries("npq", "udp").received <= 4
+
+
+class Closing:
+    """A server over TCP that reads the first question of a connection and closes, so many times; then it answers."""
+
+    def __init__(self, times: int, part: bytes = b"") -> None:
+        self.left, self.part, self.connections = times, part, 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(EOFError):
+            while True:
+                (length,) = npq.FRAME_HEADER.unpack(await reader.readexactly(4))
+                query = npq.decode_query(await reader.readexactly(length))
+                if self.left:
+                    self.left -= 1
+                    writer.write(self.part)
+                    break
+                answer = npq._encode((1, 1, query.id, 1, 1, (0, "1402", None, 0)))
+                writer.write(npq.FRAME_HEADER.pack(len(answer)) + answer)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("times", "part", "is_answered"), [(1, b"", True), (2, b"", False), (1, b"\0\0\0", False)], ids=str
+)
+async def test_question_on_a_connection_closed_in_order_is_asked_once_more(
+    times: int, part: bytes, is_answered: bool
+) -> None:
+    closing = Closing(times, part)
+    async with await asyncio.start_server(closing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with LookupClient([f"tcp://127.0.0.1:{port}"], timeout=0.5) as client:
+            if is_answered:
+                assert (await client.query("886912345678")).network_code == "1402"
+            else:
+                with pytest.raises(NoAnswer):
+                    await client.query("886912345678")
+        assert closing.connections == (2 if not part else 1)
+
+
+async def test_connection_comes_up_although_the_other_server_answers_sooner(loaded: Workbench) -> None:
+    closing = Closing(0)
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closing(reader, writer)
+
+    async with serve(loaded.config()) as served, await asyncio.start_server(late, "127.0.0.1", 0) as server:
+        urls = [f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", f"udp://127.0.0.1:{served.port('npq', 'udp')}"]
+        async with LookupClient(urls, hedge=0.0) as client:
+            for _ in range(10):
+                assert (await client.query("886912345678")).outcome == "ported"
+                await asyncio.sleep(0.01)
+            assert closing.connections == 1
+
+
+async def test_connection_that_brings_nothing_is_opened_anew() -> None:
+    connections: list[asyncio.StreamWriter] = []
+    answering = Closing(0)
+
+    async def deaf_at_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        if len(connections) > 1:
+            await answering(reader, writer)
+
+    async with await asyncio.start_server(deaf_at_first, "127.0.0.1", 0) as server:
+        async with LookupClient([f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"], timeout=0.3) as client:
+            with pytest.raises(NoAnswer):
+                await client.query("886912345678")
+            await asyncio.sleep(0.05)
+            assert (await client.query("886912345678")).network_code == "1402"
+            await asyncio.sleep(0.01)
+        for writer in connections:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def test_results_of_another_kind_are_no_answer() -> None:
+    loop = asyncio.get_running_loop()
+
+    class Odd(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: asyncio.DatagramTransport = transport  # type: ignore[assignment]
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            query = npq.decode_query(data)
+            for results in ([], {}, [[]], [[[1]]], [[{}]], "x", [None], [[99, None, None, 0]]):
+                self.transport.sendto(npq._encode((1, 1, query.id, 1, 1, results)), addr)
+
+    transport, _ = await loop.create_datagram_endpoint(Odd, local_addr=("127.0.0.1", 0))
+    async with LookupClient([f"udp://127.0.0.1:{transport.get_extra_info('sockname')[1]}"], timeout=0.3) as client:
+        with pytest.raises(NoAnswer):
+            await client.query("886912345678")
+    transport.close()
 
 
 async def test_silence_raises_within_the_timeout() -> None:

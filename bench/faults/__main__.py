@@ -1,0 +1,120 @@
+"""`python -m bench.faults`: put every fault on one replica of a pair while clients ask; one table, kept as a result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from bench.faults.clients import CLIENTS, PDB_PATIENCE_MS, Field, Run, Timing, field
+from bench.faults.injections import INJECTIONS, Injection
+from bench.faults.report import Line, Result, line_of, missed, report
+from bench.faults.sites import missing
+from bench.machine import describe
+from bench.processes import ChildFailed
+
+RESULTS = Path(__file__).parents[1] / "results"
+FULL, QUICK = Timing(4, 12, 3), Timing(2, 4, 2)
+FULL_RUNS = 3
+TRIES = 2
+"""A run in which an aim is missed is made once more, and both count in the table: a machine that did not get to run a
+client for 50 ms fails one run, a fault of ours fails both."""
+
+MORE_SECONDS_MAX = 1200.0
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice([each.name for each in INJECTIONS]), help="These injections.")
+@click.option("--quick", is_flag=True, help="One short run each: for trying.")
+@click.option("--engine", type=click.Choice(["auto", "native", "python"]), default="auto", show_default=True)
+@click.option("--with", "more", multiple=True, help="Add the table of `python -m MODULE --table`; may be repeated.")
+def main(only: tuple[str, ...], quick: bool, engine: str, more: tuple[str, ...]) -> None:
+    """Kill, halt, starve, cut off and garble one replica of two while Kamailio, Unbound and our library ask both.
+
+    Needs root, and the Debian packages iproute2, nftables, kamailio, kamailio-utils-modules and unbound. The table
+    goes to bench/results/. Exit code 1 when a client that asks both servers went without a right answer.
+
+    \b
+    Example: python -m bench.faults --only kill --only partition --quick
+    """
+    reason = missing("kamailio", "unbound", "taskset")
+    if reason is not None:
+        raise click.ClickException(reason)
+    chosen = [injection for injection in INJECTIONS if not only or injection.name in only]
+    try:
+        lines = _measure(chosen, quick, engine)
+    except ChildFailed as error:
+        raise click.ClickException(str(error)) from None
+    tables, failures = _more(more)
+    result = Result(datetime.now(UTC).date().isoformat(), quick, describe(), lines, tables)
+    text = report(result)
+    click.echo(text)
+    _keep(result, text, only)
+    failures = missed(result) + failures
+    if failures:
+        raise click.ClickException("missed:\n" + "\n".join(failures))
+
+
+def _measure(chosen: Sequence[Injection], quick: bool, engine: str) -> list[Line]:
+    lines: list[Line] = []
+    cores = sorted(os.sched_getaffinity(0))
+    with (
+        tempfile.TemporaryDirectory(prefix="lookupd-faults-") as folder,
+        field(Path(folder), cores, engine=engine) as ground,
+    ):
+        for injection in chosen:
+            runs = [_run(ground, injection, quick) for _ in range(1 if quick else FULL_RUNS)]
+            lines += [line_of(injection, client, runs) for client in CLIENTS]
+    return lines
+
+
+def _run(ground: Field, injection: Injection, quick: bool) -> Run:
+    """Told while it goes on; made again when an aim was missed."""
+    for attempt in range(TRIES):
+        _tell(f"{injection.name}: {injection.told}")
+        run = ground.run(injection, QUICK if quick else FULL, CLIENTS, PDB_PATIENCE_MS)
+        lines = [line_of(injection, client, [run]) for client in CLIENTS]
+        for line in lines:
+            _tell(f"  {line.client:12} asked {line.asked:5}  failed {line.failed:3}  wrong {line.wrong:3}")
+        if attempt + 1 == TRIES or all(line.met is not False for line in lines):
+            break
+        _tell("  once more: an aim was missed")
+    return run
+
+
+def _more(modules: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tables of other programs, and which of them failed."""
+    tables: list[str] = []
+    failures: list[str] = []
+    for module in modules:
+        _tell(module)
+        command = [sys.executable, "-m", module, "--table"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=MORE_SECONDS_MAX, check=False)
+        tables.append(done.stdout)
+        if done.returncode:
+            failures.append(f"{module}: exit code {done.returncode}")
+    return tables, failures
+
+
+def _keep(result: Result, text: str, only: tuple[str, ...]) -> None:
+    """A quick run, or one of some injections, never takes the place of a whole one."""
+    RESULTS.mkdir(exist_ok=True)
+    name = "-".join([result.date, result.machine.commit, "faults", *(["quick"] if result.quick else []), *only])
+    for ending, content in (("md", text.encode()), ("json", msgspec.json.format(msgspec.json.encode(result)))):
+        (RESULTS / f"{name}.{ending}").write_bytes(content + b"\n")
+    click.echo(f"kept as bench/results/{name}.md and .json", err=True)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
