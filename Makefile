@@ -57,7 +57,7 @@ bench: $(STAMP) ## Measure this machine; results go to bench/results/ (NUMBERS=2
 	$(BIN)/python -m bench --numbers $(or $(NUMBERS),20000000)
 
 faults: $(STAMP) ## One replica of two killed, halted, cut off while clients ask; as root (FAULTS='--quick')
-	$(BIN)/python -m bench.faults $(FAULTS)
+	$(BIN)/python -m bench.faults --with bench.handovers --with bench.fleet $(FAULTS)
 
 ci: ## What the gate runs
 	.ci/run
