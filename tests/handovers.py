@@ -64,6 +64,7 @@ class Site:
             if process.poll() is None and process.pid == self.pid:
                 process.kill()
             process.wait()
+            self._notify.close()
 
     def count(self, event: str) -> int:
         return self.log.read_text().count(event)

@@ -22,6 +22,10 @@ class NotifySocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nobody listens any more."""
         self._sock.close()
 
     def environment(self, watchdog_seconds: float = 0) -> dict[str, str]:
