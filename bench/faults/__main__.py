@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
 
-from bench.faults.clients import CLIENTS, PDB_PATIENCE_MS, Field, Run, Timing, field
-from bench.faults.injections import INJECTIONS, Injection
-from bench.faults.report import Line, Result, line_of, missed, report
+from bench.faults.clients import AT_ADDRESS, CLIENTS, PDB_PATIENCE_MS, Field, Run, Timing, field
+from bench.faults.injections import INJECTIONS, Injection, by_name
+from bench.faults.report import Line, Result, judge_move, line_of, missed, report
 from bench.faults.sites import missing
 from bench.machine import describe
 from bench.processes import ChildFailed
@@ -27,29 +28,40 @@ TRIES = 2
 """A run in which an aim is missed is made once more, and both count in the table: a machine that did not get to run a
 client for 50 ms fails one run, a fault of ours fails both."""
 
+MOVE = Timing(1, 1.9, 4)
+"""Of the virtual address: one strike, and time to come up again."""
+
+MOVES = 5
+ADDRESS = "address"
 MORE_SECONDS_MAX = 1200.0
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice([each.name for each in INJECTIONS]), help="These injections.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice([*(each.name for each in INJECTIONS), ADDRESS]),
+    help="These injections; address: those that move a virtual address.",
+)
 @click.option("--quick", is_flag=True, help="One short run each: for trying.")
 @click.option("--engine", type=click.Choice(["auto", "native", "python"]), default="auto", show_default=True)
 @click.option("--with", "more", multiple=True, help="Add the table of `python -m MODULE --table`; may be repeated.")
 def main(only: tuple[str, ...], quick: bool, engine: str, more: tuple[str, ...]) -> None:
     """Kill, halt, starve, cut off and garble one replica of two while Kamailio, Unbound and our library ask both.
 
-    Needs root, and the Debian packages iproute2, nftables, kamailio, kamailio-utils-modules and unbound. The table
-    goes to bench/results/. Exit code 1 when a client that asks both servers went without a right answer.
+    Needs root, and the Debian packages iproute2, nftables, kamailio, kamailio-utils-modules, unbound and
+    keepalived. The table goes to bench/results/. Exit code 1 when a client that asks both servers went without a
+    right answer.
 
     \b
     Example: python -m bench.faults --only kill --only partition --quick
     """
-    reason = missing("kamailio", "unbound", "taskset")
+    reason = missing("kamailio", "unbound", "keepalived", "taskset")
     if reason is not None:
         raise click.ClickException(reason)
     chosen = [injection for injection in INJECTIONS if not only or injection.name in only]
     try:
-        lines = _measure(chosen, quick, engine)
+        lines = _measure(chosen, quick, engine, ADDRESS in only or not only)
     except ChildFailed as error:
         raise click.ClickException(str(error)) from None
     tables, failures = _more(more)
@@ -62,7 +74,7 @@ def main(only: tuple[str, ...], quick: bool, engine: str, more: tuple[str, ...])
         raise click.ClickException("missed:\n" + "\n".join(failures))
 
 
-def _measure(chosen: Sequence[Injection], quick: bool, engine: str) -> list[Line]:
+def _measure(chosen: Sequence[Injection], quick: bool, engine: str, address: bool) -> list[Line]:
     lines: list[Line] = []
     cores = sorted(os.sched_getaffinity(0))
     with (
@@ -72,6 +84,22 @@ def _measure(chosen: Sequence[Injection], quick: bool, engine: str) -> list[Line
         for injection in chosen:
             runs = [_run(ground, injection, quick) for _ in range(1 if quick else FULL_RUNS)]
             lines += [line_of(injection, client, runs) for client in CLIENTS]
+        if address:
+            lines += _measure_address(ground, quick)
+    return lines
+
+
+def _measure_address(ground: Field, quick: bool) -> list[Line]:
+    """How long nobody answers at the virtual address, when its holder fails."""
+    lines: list[Line] = []
+    with ground.address():
+        for injection in (by_name(name) for name in ("kill", "stop", "partition")):
+            _tell(f"address: {injection.told}")
+            runs = [ground.move(injection, MOVE) for _ in range(1 if quick else MOVES)]
+            once = replace(injection, told=f"of its holder: {injection.told.partition(',')[0].partition(' every')[0]}")
+            line = judge_move(line_of(once, AT_ADDRESS, runs))
+            _tell(f"  asked {line.asked}  failed {line.failed}  wrong {line.wrong}  steady after {line.steady}")
+            lines.append(line)
     return lines
 
 

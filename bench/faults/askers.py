@@ -29,6 +29,7 @@ import uvloop
 from bench.faults.replicas import APEX, Right
 from lookupd.client import LookupClient
 from lookupd.errors import LookupdError
+from lookupd.limits import CLIENT_TIMEOUT_SECONDS
 
 Row = tuple[float, float | None, str]
 Ask = Callable[[int], Awaitable[str]]
@@ -50,6 +51,7 @@ DNS_SECONDS = 5.0
 @click.option("--seconds", type=float, required=True)
 @click.option("--rate", type=float, required=True)
 @click.option("--first", type=int, default=0)
+@click.option("--timeout", type=float, default=CLIENT_TIMEOUT_SECONDS, help="Of the library.")
 @click.option("--expect", type=click.Choice(["carrier", "rn"]), default="rn")
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--gateway", type=int, help="Port on which to be the next hop, too.")
@@ -59,13 +61,14 @@ def main(
     seconds: float,
     rate: float,
     first: int,
+    timeout: float,
     expect: str,
     output: Path,
     gateway: int | None,
 ) -> None:
     """Ask, then write what became of it."""
     makers: dict[str, Callable[[], Coroutine[Any, Any, Ask]]] = {
-        "library": lambda: _library(servers),
+        "library": lambda: _library(servers, timeout),
         "call": lambda: _caller(servers[0], expect, gateway),
         "enum": lambda: _resolver(servers[0]),
     }
@@ -90,8 +93,8 @@ async def _ask_all(make: Callable[[], Coroutine[Any, Any, Ask]], seconds: float,
     return rows
 
 
-async def _library(servers: tuple[str, ...]) -> Ask:
-    client = LookupClient(servers)
+async def _library(servers: tuple[str, ...], timeout: float) -> Ask:
+    client = LookupClient(servers, timeout=timeout)
 
     async def ask(at: int) -> str:
         right = Right(at)

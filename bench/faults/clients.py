@@ -15,7 +15,7 @@ from bench.faults import programs
 from bench.faults.askers import Row
 from bench.faults.injections import Injection
 from bench.faults.replicas import Replica, make_store
-from bench.faults.sites import ADDRESSES, Network, network
+from bench.faults.sites import ADDRESSES, VIRTUAL, Network, network, wait_for
 from bench.processes import ChildFailed
 
 SETTLE_SECONDS = 1.0
@@ -23,6 +23,8 @@ SETTLE_SECONDS = 1.0
 
 ASKER_SECONDS_MAX = 15.0
 """For an asker to start, and to wait for its last answers."""
+
+MOVABLE_SECONDS_MAX = 30.0
 
 PDB_PATIENCE_MS = 50
 """Kamailio's default, as on the page."""
@@ -50,6 +52,9 @@ CLIENTS = (
     Client("sip", "Kamailio dispatcher, `a` first", 50, False,
            ("call", f"{ADDRESSES['client']}:{programs.REDIRECT_PORT}", "--gateway", str(programs.NEXT_HOP_PORT))),
 )  # fmt: skip
+
+AT_ADDRESS = Client("address", "one server, at the virtual address", 50, False,
+                    ("library", f"udp://{VIRTUAL}:4700", "--timeout", "0.2"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,51 @@ class Field:
         self._asked += int(max(client.rate for client in clients) * timing.whole) + 2
         return Run(injection.name, begun, ended, settled, struck, rows)
 
+    def move(self, injection: Injection, timing: Timing) -> Run:
+        """One injection on whoever holds the virtual address, one client asking there. Inside `address`."""
+        self.wait_movable()
+        holder = self.holder()
+        with self._asker(AT_ADDRESS, timing.whole) as asker:
+            time.sleep(SETTLE_SECONDS)
+            settled = time.monotonic()
+            time.sleep(timing.quiet)
+            begun = time.monotonic()
+            struck = injection.strike(holder, timing.fire)
+            ended = time.monotonic()
+            self._asked += int(AT_ADDRESS.rate * timing.whole) + 2
+            rows = {AT_ADDRESS.name: asker.rows()}
+        return Run(injection.name, begun, ended, settled, struck, rows)
+
+    @contextlib.contextmanager
+    def address(self) -> Iterator[None]:
+        """keepalived on both sites until the block ends; begins when one of them has the address."""
+        with programs.keepalived(self.a, self.b), programs.keepalived(self.b, self.a):
+            self.wait_movable()
+            yield
+
+    def holders(self) -> list[Replica]:
+        """On whose sites the virtual address is: for a moment it may be both or none."""
+        shown = {each: each.site.run("ip", "-brief", "-4", "address") for each in (self.a, self.b)}
+        return [each for each, addresses in shown.items() if f" {VIRTUAL}/" in addresses]
+
+    def holder(self) -> Replica:
+        """Whose it is. Raises ChildFailed while it is nobody's, or in dispute."""
+        found = self.holders()
+        if len(found) != 1:
+            raise ChildFailed(f"{VIRTUAL}: on {len(found)} sites")
+        return found[0]
+
+    def is_healthy(self, replica: Replica) -> bool:
+        """What its health check writes."""
+        file = replica.folder / "health"
+        return file.exists() and file.read_text() == "0\n"
+
+    def wait_movable(self) -> None:
+        """Until both are healthy and one has the address. Raises ChildFailed."""
+        both = (self.a, self.b)
+        wait_for("both healthy", lambda: all(self.is_healthy(each) for each in both), MOVABLE_SECONDS_MAX)
+        wait_for("one holder", lambda: len(self.holders()) == 1, MOVABLE_SECONDS_MAX)
+
     def _start_programs(self, stack: contextlib.ExitStack, names: Sequence[str], patience_ms: int) -> None:
         site, both = self.net.client, (self.a.site.address, self.b.site.address)
         if "pdb" in names:
@@ -145,7 +195,9 @@ class Asker:
             raise ChildFailed(f"asker {self.name}: does not end") from None
         if code:
             raise ChildFailed(f"asker {self.name}: {self.log.read_text()[-1000:]}")
-        return [(sent, seconds, verdict) for sent, seconds, verdict in map(json.loads, self.told.open())]
+        return [
+            (sent, seconds, verdict) for sent, seconds, verdict in map(json.loads, self.told.read_text().splitlines())
+        ]
 
 
 @contextlib.contextmanager

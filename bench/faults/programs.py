@@ -1,4 +1,4 @@
-"""Programs of others beside the replicas, set up as the pages of docs/integration say: Kamailio twice, and Unbound."""
+"""Programs of others beside the replicas, set up as the pages of docs/ say: Kamailio twice, Unbound, and keepalived."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bench.faults.replicas import Replica
 from bench.faults.sites import Site, end, wait_for
 from bench.processes import ChildFailed
 
-INTEGRATION = Path(__file__).parents[2] / "docs" / "integration"
+DOCS = Path(__file__).parents[2] / "docs"
 START_SECONDS_MAX = 10.0
 CARRIER_PORT, REDIRECT_PORT, NEXT_HOP_PORT, RESOLVER_PORT = 15_060, 5060, 15_080, 15_053
 
@@ -41,11 +43,12 @@ stub-zone:
 
 
 def block(page: str, name: str) -> str:
-    """The block of a page whose first line, a comment, ends with this name of a file."""
-    text = (INTEGRATION / page).read_text()
-    return next(
-        match["head"] + match["rest"] for match in _FENCED.finditer(text) if match["head"].split()[-1:] == [name]
-    )
+    """The block of a page whose first line, or the one below `#!/bin/sh`, is a comment that ends with this name."""
+    for match in _FENCED.finditer((DOCS / page).read_text()):
+        text = match["head"] + match["rest"]
+        if any(line.split()[-1:] == [name] for line in text.splitlines()[:2] if line.startswith("# ")):
+            return text
+    raise ChildFailed(f"docs/{page}: no block is named {name}")
 
 
 @contextlib.contextmanager
@@ -58,7 +61,9 @@ def kamailio_pdb(site: Site, folder: Path, servers: tuple[str, ...], patience_ms
         "PDB_TIMEOUT_MS": patience_ms,
         "WORKERS": 8,
     }
-    with _kamailio(site, folder / "pdb", block("kamailio-pdb.md", "kamailio-pdb.cfg"), defined, CARRIER_PORT):
+    with _kamailio(
+        site, folder / "pdb", block("integration/kamailio-pdb.md", "kamailio-pdb.cfg"), defined, CARRIER_PORT
+    ):
         yield
 
 
@@ -76,7 +81,9 @@ def kamailio_redirect(site: Site, folder: Path, servers: tuple[str, ...]) -> Ite
         "NEXT_HOP": f'"sip:{site.address}:{NEXT_HOP_PORT}"',
         "PROBE_SECONDS": 1,
     }
-    with _kamailio(site, folder, block("kamailio-redirect.md", "kamailio-redirect.cfg"), defined, REDIRECT_PORT):
+    with _kamailio(
+        site, folder, block("integration/kamailio-redirect.md", "kamailio-redirect.cfg"), defined, REDIRECT_PORT
+    ):
         yield
 
 
@@ -98,9 +105,36 @@ def unbound(site: Site, folder: Path) -> Iterator[None]:
     home = folder / "unbound"
     home.mkdir(parents=True, exist_ok=True)
     config = home / "unbound.conf"
-    forward = block("resolver.md", "/etc/unbound/unbound.conf.d/enum-forward.conf")
+    forward = block("integration/resolver.md", "/etc/unbound/unbound.conf.d/enum-forward.conf")
     config.write_text(UNBOUND.format(port=RESOLVER_PORT, home=home) + forward)
     with _running(site, home / "unbound.log", ["unbound", "-d", "-c", config], RESOLVER_PORT):
+        yield
+
+
+@contextlib.contextmanager
+def keepalived(replica: Replica, twin: Replica) -> Iterator[None]:
+    """The page virtual-address.md on one replica's site: `lookupd health`, and keepalived that reads its file."""
+    page, folder = "operations/virtual-address.md", replica.folder
+    health, watched, config = folder / "health", folder / "lookupd-watched", folder / "keepalived.conf"
+    watched.write_text(block(page, "/etc/keepalived/lookupd-watched"))
+    watched.chmod(0o755)
+    changed = {
+        "/etc/keepalived/lookupd-watched": str(watched),
+        "/run/lookupd/health": str(health),
+        "192.0.2.10": replica.site.address,
+        "192.0.2.11": twin.site.address,
+    }
+    pattern = re.compile("|".join(rf"{re.escape(old)}(?![0-9])" for old in changed))
+    text = block(page, "/etc/keepalived/keepalived.conf")
+    config.write_text(pattern.sub(lambda found: changed[found[0]], text))
+    files = ("-p", folder / "keepalived.pid", "-r", folder / "vrrp.pid")
+    looking = (sys.executable, "-m", "lookupd.cli", "health", "--config", replica.config, "--file", health)
+    with contextlib.ExitStack() as stack:
+        for log, command in (
+            ("health.log", looking),
+            ("keepalived.log", ("keepalived", "-n", "-l", "-D", "-P", "-f", config, *files)),
+        ):
+            stack.callback(end, replica.site.start(folder / log, *command))
         yield
 
 

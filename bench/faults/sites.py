@@ -81,7 +81,7 @@ class Site:
         _run([*nft, f"add table bridge {table}"])  # so that there is one to delete
         _run([*nft, f"delete table bridge {table}"])
         if percent:
-            lost = f"numgen random mod 100 < {percent} drop"
+            lost = "drop" if percent >= 100 else f"numgen random mod 100 < {percent} drop"
             rules = ["type filter hook forward priority 0", "ether type != ip accept"]
             rules += [f"iifname {self._port} {lost}", f"oifname {self._port} {lost}"]
             _run([*nft, f"table bridge {table} {{\nchain forward {{\n" + "\n".join(rules) + "\n}\n}\n"])

@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-INTEGRATION = Path(__file__).parents[2] / "docs" / "integration"
+DOCS = Path(__file__).parents[2] / "docs"
+INTEGRATION = DOCS / "integration"
 
 _FENCED = re.compile(r"^```[a-z]*\n(?P<head>[^\n]*\n)(?P<rest>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def block(page: str, name: str) -> str:
     """The one block of a page (`kamailio-enum.md`) whose first line, a comment, ends with this name of a file."""
-    text = (INTEGRATION / page).read_text()
+    return block_of(INTEGRATION / page, name)
+
+
+def block_of(page: Path, name: str) -> str:
+    """As `block`, of a page anywhere."""
+    text = page.read_text()
     found = [match["head"] + match["rest"] for match in _FENCED.finditer(text) if match["head"].split()[-1:] == [name]]
     assert len(found) == 1, f"{page}: {len(found)} blocks are named {name}"
     return found[0]
