@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from bench.faults.clients import AT_ADDRESS, CLIENTS, PDB_PATIENCE_MS, Field, Run, Timing, field
-from bench.faults.injections import INJECTIONS, Injection, by_name
+from bench.faults.injections import DIVERGENCE, INJECTIONS, Injection, by_name
 from bench.faults.report import Line, Result, judge_move, line_of, missed, report
 from bench.faults.sites import missing
 from bench.machine import describe
@@ -31,6 +31,9 @@ client for 50 ms fails one run, a fault of ours fails both."""
 MOVE = Timing(1, 1.9, 4)
 """Of the virtual address: one strike, and time to come up again."""
 
+DIVERGED = Timing(4, 16, 3)
+"""It is found within 10 s; then nothing is wrong any more."""
+
 MOVES = 5
 ADDRESS = "address"
 MORE_SECONDS_MAX = 1200.0
@@ -40,7 +43,7 @@ MORE_SECONDS_MAX = 1200.0
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice([*(each.name for each in INJECTIONS), ADDRESS]),
+    type=click.Choice([*(each.name for each in INJECTIONS), DIVERGENCE.name, ADDRESS]),
     help="These injections; address: those that move a virtual address.",
 )
 @click.option("--quick", is_flag=True, help="One short run each: for trying.")
@@ -62,6 +65,8 @@ def main(only: tuple[str, ...], quick: bool, engine: str, more: tuple[str, ...])
     chosen = [injection for injection in INJECTIONS if not only or injection.name in only]
     try:
         lines = _measure(chosen, quick, engine, ADDRESS in only or not only)
+        if DIVERGENCE.name in only or not only:
+            lines += _measure_divergence(engine)
     except ChildFailed as error:
         raise click.ClickException(str(error)) from None
     tables, failures = _more(more)
@@ -86,6 +91,21 @@ def _measure(chosen: Sequence[Injection], quick: bool, engine: str, address: boo
             lines += [line_of(injection, client, runs) for client in CLIENTS]
         if address:
             lines += _measure_address(ground, quick)
+    return lines
+
+
+def _measure_divergence(engine: str) -> list[Line]:
+    """How long wrong answers are given, until the replica that has them stands back. Nothing is aimed at but that."""
+    _tell(f"{DIVERGENCE.name}: {DIVERGENCE.told}")
+    cores = sorted(os.sched_getaffinity(0))
+    with (
+        tempfile.TemporaryDirectory(prefix="lookupd-faults-") as folder,
+        field(Path(folder), cores, paired=True, engine=engine) as ground,
+    ):
+        run = ground.run(DIVERGENCE, DIVERGED, CLIENTS, PDB_PATIENCE_MS)
+    lines = [msgspec.structs.replace(line_of(DIVERGENCE, client, [run]), met=None) for client in CLIENTS]
+    for line in lines:
+        _tell(f"  {line.client:12} asked {line.asked:5}  failed {line.failed:3}  wrong {line.wrong:3}")
     return lines
 
 

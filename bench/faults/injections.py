@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.faults.replicas import Replica
-from bench.faults.sites import end
+from bench.faults.replicas import FIRST_PORTED, PORTED_COUNT, Replica
+from bench.faults.sites import end, wait_for
+from lookupd.model import TN, JournalKind, UnixSeconds
+from lookupd.store.writer import Writer
 
 Strike = Callable[[Replica, float], list[float]]
 """Takes the replica and the seconds it is to last; returns when it struck (CLOCK_MONOTONIC)."""
 
+DIVERGED_SECONDS_MAX = 20.0
 KILL_EVERY_SECONDS = 2.0
 HALT_SECONDS, HALT_EVERY_SECONDS = 2.0, 4.0
 HOGS = 4
@@ -79,6 +82,27 @@ def _losing(percent: int) -> Strike:
     return strike
 
 
+def _diverge(replica: Replica, seconds: float) -> list[float]:
+    """Every ported number on it goes elsewhere, outside the feed; mended from its twin once it stands back."""
+    change_by_hand(replica)
+    struck = time.monotonic()
+    wait_for("withdrawn", lambda: "withdrawn" in replica.readiness(), DIVERGED_SECONDS_MAX)
+    time.sleep(max(struck + seconds / 2 - time.monotonic(), 0))
+    command = ("compare", replica.peer_url, "--store", str(replica.store), "--repair", "--reason", "noc: b is right")
+    replica.site.run(sys.executable, "-m", "loader.cli", *command)
+    replica.wait_ready()
+    return [struck]
+
+
+def change_by_hand(replica: Replica) -> None:
+    """By a Writer: every checksum and the digest are right, no file of the feed says so."""
+    first, last = TN(FIRST_PORTED), TN(FIRST_PORTED + PORTED_COUNT - 1)
+    now = UnixSeconds(int(time.time()))
+    with Writer(replica.store) as writer, writer.change(now) as change:
+        counts = change.set_numbers(first, last, change.network_codes["1401"], 0, 0, 1)
+        change.record(JournalKind.CORRECT, counts, tn=first, tn_to=last, reason="bench: by hand")
+
+
 INJECTIONS = (
     Injection("kill", f"kill -9, started again after 0.1 s, every {KILL_EVERY_SECONDS:g} s", _kill),
     Injection("stop", f"SIGSTOP for {HALT_SECONDS:g} s, every {HALT_EVERY_SECONDS:g} s", _halt),
@@ -87,6 +111,10 @@ INJECTIONS = (
     Injection("loss10", "10 % of the packets lost, each way", _losing(10)),
     Injection("loss50", "50 % of the packets lost, each way", _losing(50)),
 )
+
+
+DIVERGENCE = Injection("diverge", "its data changed by hand, mended when it stood back", _diverge)
+"""Of a pair that watches each other. Until it is found, a client that takes the first answer may take a wrong one."""
 
 
 def by_name(name: str) -> Injection:

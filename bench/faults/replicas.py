@@ -101,6 +101,7 @@ class Replica:
         self.config = self.folder / "lookupd.toml"
         self.folder.mkdir(parents=True)
         shutil.copytree(store, self.store)
+        self.peer_url = f"http://{peer.address}:9474" if peer is not None else ""
         peer_line = f'peer = "http://{peer.address}:9474"' if peer is not None else ""
         self.config.write_text(
             CONFIGURATION.format(name=site.name, peer=peer_line, engine=engine, store=self.store, apex=APEX)
