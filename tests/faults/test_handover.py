@@ -139,11 +139,13 @@ def test_sockets_that_systemd_holds_are_used_first(loaded: Workbench, each_engin
         assert caller.lost <= 1, caller  # Python may take longer to start than a caller waits
         assert "socket_unused" in log.read_text()
     finally:
-        (pid,) = [
-            int(line.split("to=")[1].split()[0]) for line in log.read_text().splitlines() if "handing_over" in line
-        ]
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not is_alive(pid))
+        process.terminate()  # while it waits for the first query, and after it has become the daemon
+        process.wait(20)
+        for line in log.read_text().splitlines():
+            if "handing_over" in line:
+                pid = int(line.split("to=")[1].split()[0])
+                os.kill(pid, signal.SIGTERM)
+                wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
 
 
 def make_format(store: Path, version: int) -> None:
