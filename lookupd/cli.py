@@ -466,7 +466,8 @@ def _tell_progress(sent: int, received: int, lost: int) -> None:
 
 @cli.command()
 @click.option("--config", type=PATH, required=True, help="Configuration file.")
-def sockets(config: Path) -> None:
+@json_option
+def sockets(config: Path, as_json: bool) -> None:
     """Print the drop-in of lookupd@NAME.socket that lets systemd hold the sockets of [listen].
 
     \b
@@ -474,11 +475,16 @@ def sockets(config: Path) -> None:
     """
 
     def work() -> None:
-        from lookupd.socket_units import drop_in
+        from lookupd.socket_units import configured, drop_in
 
-        click.echo(drop_in(read_config(config)), nl=False)
+        settings = read_config(config)
+        written = drop_in(settings)
+        if as_json:
+            click.echo(json.dumps({"sockets": sorted(configured(settings)), "drop_in": written}))
+        else:
+            click.echo(written, nl=False)
 
-    _run(False, work)
+    _run(as_json, work)
 
 
 @cli.command()

@@ -46,12 +46,13 @@ class PythonPath:
 
     def listen(
         self, dialect: str, endpoint: Endpoint, config: Config, access: Access, given: list[socket.socket]
-    ) -> UdpListeners:
+    ) -> UdpListener | UdpListeners:
         """See Path."""
         sockets = share(given, endpoint, len(given)) if given else [bind(endpoint)]
-        return UdpListeners(
-            [UdpListener(sock, self._responder(dialect, "udp", config), access, self.begin_batch) for sock in sockets]
-        )
+        listeners = [
+            UdpListener(sock, self._responder(dialect, "udp", config), access, self.begin_batch) for sock in sockets
+        ]
+        return listeners[0] if len(listeners) == 1 else UdpListeners(listeners)
 
     def frame_responder(self, dialect: str, config: Config) -> Responder:
         """See Path."""

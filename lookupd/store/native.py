@@ -6,6 +6,7 @@ must not open one store through both.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,8 +28,9 @@ def open_native(path: Path, *, map_size: int) -> lmdb.Environment:
         from lookupd._native import Environment
     except ImportError as error:
         raise StoreError(f"{path}: cannot open the store natively: {error}") from None
-    if (path / DATA_FILE).is_file():
-        make_lock_file(path)
+    with suppress(PermissionError):  # which is told when it is opened
+        if (path / DATA_FILE).is_file():
+            make_lock_file(path)
     return cast(lmdb.Environment, Environment(str(path), map_size))
 
 
