@@ -114,6 +114,7 @@ class Successor:
         self._sockets = sockets
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
+        self._is_wanted = True
 
     @property
     def pid(self) -> int:
@@ -143,6 +144,8 @@ class Successor:
     async def hear(self, wanted: Said) -> Message:
         """The next message, which must be this one. Raises HandoverFailed."""
         assert self._link is not None
+        if not self._is_wanted:
+            raise HandoverFailed("this process is to end")
         try:
             message, _ = await asyncio.to_thread(self._link.receive, HANDOVER_SECONDS)
         except TimeoutError:
@@ -163,6 +166,7 @@ class Successor:
 
     def shut(self) -> None:
         """Nobody shall wait for it any more: we are to end."""
+        self._is_wanted = False
         if self._link is not None:
             self._link.shut()
 

@@ -272,7 +272,7 @@ PEER_BLOCKS_COMPARED_MAX = 20_000
 HANDOVER_SECONDS = 300.0
 """How long a successor may take to open and warm its store: 100 million numbers take seconds from a cold disk."""
 
-HANDOVER_STEP_SECONDS = 10.0
+HANDOVER_STEP_SECONDS = 5.0
 """How long one word between the two may take, and an ending one to end."""
 
 HANDOVER_MESSAGE_BYTES_MAX = 1_048_576

@@ -1,0 +1,167 @@
+"""Sockets that were open before us: which listener gets which, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lookupd.config import Endpoint
+from lookupd.errors import ConfigError
+from lookupd.fastpath import native_missing
+from lookupd.transports import inherited
+from lookupd.transports.inherited import (
+    DESCRIPTORS_MAX,
+    PREDECESSOR,
+    Bequest,
+    Inherited,
+    describe,
+    take_bequest,
+    take_inherited,
+)
+from lookupd.transports.sockets import IPPROTO_UDP, UDP_GRO, bind, close_all, prepare, share
+from tests.conftest import Workbench, serve
+
+UDP = Endpoint("udp", "127.0.0.1", 0)
+
+
+@pytest.fixture
+def sockets() -> Iterator[list[socket.socket]]:
+    """Two of UDP and one of TCP, bound."""
+    made = [bind(UDP), bind(UDP), bind(Endpoint("tcp", "127.0.0.1", 0))]
+    yield made
+    close_all(made)
+
+
+def endpoint_of(sock: socket.socket) -> Endpoint:
+    transport = "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
+    return Endpoint(transport, *sock.getsockname()[:2])
+
+
+def test_systemds_sockets_are_found_by_type_and_address(sockets: list[socket.socket]) -> None:
+    first, second, tcp = sockets
+    offered = Inherited({}, [first, second, tcp])
+    same_port = Endpoint("tcp", "127.0.0.1", first.getsockname()[1])
+    assert offered.claim("npq", same_port) == []
+    assert offered.claim("npq", endpoint_of(second)) == [second]
+    assert offered.claim("npq", endpoint_of(second)) == []
+    assert offered.claim("sip", endpoint_of(tcp)) == [tcp]
+    assert offered.take_rest() == [first]
+    assert offered.take_rest() == []
+
+
+def test_predecessors_sockets_are_found_by_what_is_configured(sockets: list[socket.socket]) -> None:
+    """Also where the configuration leaves the port to the system."""
+    first, second, _ = sockets
+    offered = Inherited({("npq", UDP): [first, second]}, [])
+    assert offered.claim("pdb", UDP) == []
+    assert offered.claim("npq", UDP) == [first, second]
+    assert offered.take_rest() == []
+
+
+def test_descriptors_of_systemd_become_sockets(sockets: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    duplicate = os.dup(sockets[0].fileno())
+    monkeypatch.setattr(inherited, "FIRST_DESCRIPTOR", duplicate)
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "OTHER": "y"}
+    offered = take_inherited(None, environment)
+    assert environment == {"OTHER": "y"}, "no program that we start takes them for its own"
+    (found,) = offered.claim("npq", endpoint_of(sockets[0]))
+    with found:
+        assert found.fileno() == duplicate
+        assert not os.get_inheritable(duplicate)
+
+
+@pytest.mark.parametrize(
+    ("pid", "count", "reason"),
+    [
+        (str(os.getpid()), "x", "no number of sockets"),
+        (str(os.getpid()), "-1", "no number of sockets"),
+        (str(os.getpid()), "9" * 30, "no number of sockets"),
+        (str(os.getpid()), str(DESCRIPTORS_MAX + 1), "no number of sockets"),
+        (str(os.getpid()), "", "no number of sockets"),
+    ],
+)
+def test_wrong_count_is_told(pid: str, count: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        take_inherited(None, {"LISTEN_PID": pid, "LISTEN_FDS": count})
+
+
+def test_sockets_for_another_process_are_not_ours() -> None:
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3"}
+    assert take_inherited(None, environment).take_rest() == []
+    assert environment == {}
+
+
+def test_what_is_no_socket_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(inherited, "FIRST_DESCRIPTOR", file.fileno())
+        with pytest.raises(ConfigError, match=rf"LISTEN_FDS: descriptor {file.fileno()} is no socket"):
+            take_inherited(None, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+
+
+def test_bequest_is_taken_once_and_from_the_parent_alone() -> None:
+    bequest = Bequest(os.getppid(), "native", 7, [("npq", UDP, [8, 9])], "behind the peer")
+    environment = {PREDECESSOR: msgspec.json.encode(bequest).decode()}
+    assert take_bequest(environment) == bequest
+    assert take_bequest(environment) is None
+    stranger = msgspec.structs.replace(bequest, pid=1 if os.getppid() != 1 else 2)
+    with pytest.raises(ConfigError, match="did not start this one"):
+        take_bequest({PREDECESSOR: msgspec.json.encode(stranger).decode()})
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"pid": "x"}', "\ud800", "9" * 5000])
+def test_any_other_bequest_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=PREDECESSOR):
+        take_bequest({PREDECESSOR: text})
+
+
+def test_one_socket_is_shared_by_as_many_workers_as_there_are(sockets: list[socket.socket]) -> None:
+    first, second, _ = sockets
+    found = share([first, second], UDP, 5)
+    try:
+        assert found[:2] == [first, second]
+        assert len({sock.fileno() for sock in found}) == 5
+        assert [sock.getsockname() for sock in found[2:]] == [
+            first.getsockname(), second.getsockname(), first.getsockname(),
+        ]  # fmt: skip
+        assert share([first, second], UDP, 1) == [first, second], "none is left unread"
+    finally:
+        close_all(found[2:])
+
+
+def test_room_that_a_socket_has_is_not_taken_from_it() -> None:
+    """systemd may force a larger buffer than we may ask for."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 3 << 20)
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        prepare(sock, UDP)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
+
+
+def test_socket_that_fits_nothing_is_named(sockets: list[socket.socket]) -> None:
+    assert describe(sockets[0]) == f"udp://127.0.0.1:{sockets[0].getsockname()[1]}"
+    with socket.socket(socket.AF_UNIX) as other:
+        assert describe(other) == "AF_UNIX"
+
+
+async def test_native_sockets_are_as_before_when_nobody_followed(
+    loaded: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python path that was to follow makes them non-blocking, which would have the workers spin."""
+    if (missing := native_missing()) is not None:
+        pytest.skip(missing)
+    monkeypatch.setattr(Workbench, "engine", "native")
+    async with serve(loaded.config()) as served:
+        for (dialect, endpoint), listener in served.daemon.listeners.items():
+            if endpoint.transport != "udp":
+                continue
+            for sock in listener.sockets:
+                prepare(sock, endpoint)
+            listener.resume()  # type: ignore[union-attr]
+            for sock in listener.sockets:
+                assert os.get_blocking(sock.fileno()), dialect
+                assert sock.getsockopt(IPPROTO_UDP, UDP_GRO) == 1, dialect
