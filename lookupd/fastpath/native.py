@@ -6,11 +6,9 @@ The environment is opened once in the process, by the native engine: LMDB in two
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -30,7 +28,7 @@ from lookupd.observe.metrics import Metrics
 from lookupd.profiles import EnumSettings, SipSettings
 from lookupd.store.reader import Reader
 from lookupd.store.rights import refuse_without_lock
-from lookupd.transports.sockets import IPPROTO_UDP, UDP_GRO, bind_shared, cannot_listen, close_all, share
+from lookupd.transports.sockets import bind_shared, cannot_listen, close_all, share
 
 
 class NativeListener:
@@ -61,11 +59,7 @@ class NativeListener:
         """Nothing that another process does with the sockets is misread here."""
 
     def resume(self) -> None:
-        """The sockets are again as the workers want them: whoever was to follow us may have changed that."""
-        for sock in self._sockets:
-            os.set_blocking(sock.fileno(), True)
-            with suppress(OSError):  # a kernel without it joins nothing
-                sock.setsockopt(IPPROTO_UDP, UDP_GRO, 1)
+        """See `pause`."""
 
     def use_access(self, access: Access) -> None:
         """The workers take the service's."""

@@ -32,6 +32,10 @@ class Framing(Protocol):
         """The message that begins at `at`. Bytes before it that mean nothing are passed over."""
         ...
 
+    def begun(self) -> bytes:
+        """Bytes that were passed over and still matter: who goes on elsewhere takes them as received once more."""
+        ...
+
     def wrap(self, reply: bytes) -> tuple[bytes, ...]:
         """A reply's bytes, in parts, as they go into the stream."""
         ...
@@ -56,6 +60,10 @@ class LengthFraming:
             return Frame(None, at, last=True)
         end = start + length
         return Frame(bytes(received[start:end]), end) if len(received) >= end else Frame(None, at)
+
+    def begun(self) -> bytes:
+        """See Framing."""
+        return b""
 
     def wrap(self, reply: bytes) -> tuple[bytes, ...]:
         """See Framing."""

@@ -42,6 +42,10 @@ class SipFraming:
             return Frame(None, at)
         return self._hand_over(received, at, at + self._needed)
 
+    def begun(self) -> bytes:
+        """See Framing: the first half of a ping."""
+        return b"\r\n" if self._one_line_end else b""
+
     def wrap(self, reply: bytes) -> tuple[bytes, ...]:
         """See Framing."""
         return (reply,)

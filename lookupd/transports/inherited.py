@@ -94,7 +94,7 @@ def take_inherited(bequest: Bequest | None, environment: MutableMapping[str, str
     count = _count_from_systemd(environment)
     for name in SYSTEMD:
         environment.pop(name, None)
-    return Inherited(named, [_socket(descriptor, "LISTEN_FDS") for descriptor in range(first, first + count)])
+    return Inherited(named, [_from_systemd(descriptor) for descriptor in range(first, first + count)])
 
 
 def _count_from_systemd(environment: Mapping[str, str]) -> int:
@@ -114,6 +114,30 @@ def _socket(descriptor: int, source: str) -> socket.socket:
         raise ConfigError(f"{source}: descriptor {descriptor} is no socket: {error.strerror}") from None
     sock.set_inheritable(False)
     return sock
+
+
+def _from_systemd(descriptor: int) -> socket.socket:
+    """A socket as its unit makes it. Raises ConfigError for one that we could not serve as configured."""
+    sock = _socket(descriptor, "LISTEN_FDS")
+    fault = _fault_of(sock)
+    if fault is not None:
+        sock.close()
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor}{fault} in the socket unit")
+    return sock
+
+
+def _fault_of(sock: socket.socket) -> str | None:
+    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return " is a connection: Accept=no"
+    if _takes_both_families(sock):
+        who = "takes IPv4, too, and no client's list would know who asks"
+        return f", {describe(sock)}, {who}: BindIPv6Only=ipv6-only"
+    return None
+
+
+def _takes_both_families(sock: socket.socket) -> bool:
+    on_any = sock.family == socket.AF_INET6 and sock.getsockname()[0] == "::"
+    return on_any and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def _serves(sock: socket.socket, endpoint: Endpoint) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import socket
@@ -29,14 +28,15 @@ UDP_SEGMENT = 103
 """linux/udp.h: cut what is sent into datagrams of a given size."""
 
 UDP_GRO = 104
-"""linux/udp.h: hand over datagrams of one size that arrived back to back as one."""
+"""linux/udp.h: hand over datagrams of one size that arrived back to back as one; that size is told beside them."""
 
 SEGMENT_SIZE = struct.Struct("@H")
+JOINED_SIZE = struct.Struct("@i")
 TIMESPEC = struct.Struct("@qq")
 
 
 def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
-    """A bound, non-blocking socket. Raises ConfigError naming the endpoint, the reason and the way out.
+    """A bound socket, non-blocking if it is for TCP. Raises ConfigError: the endpoint, the reason and the way out.
 
     shared: beside other sockets of this process on the same address, which allow it.
     """
@@ -62,14 +62,15 @@ def bind(endpoint: Endpoint, *, shared: bool = False) -> socket.socket:
 
 def prepare(sock: socket.socket, endpoint: Endpoint) -> None:
     """Set what our reading needs, on a socket of ours or on one that was bound before we began. Raises OSError."""
-    sock.setblocking(False)
-    if endpoint.transport == "udp":
+    if endpoint.transport != "udp":
+        sock.setblocking(False)
+    else:
+        # Whether it blocks is left alone: that is of the socket, not of ours, and workers of the process before us may
+        # still sleep in it. The Python path asks in each call not to wait.
         # The kernel tells twice what was asked for. Systemd may have forced more than we are allowed to ask for.
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * UDP_RECEIVE_BUFFER_BYTES:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        with contextlib.suppress(OSError):  # a kernel without it joins nothing
-            sock.setsockopt(IPPROTO_UDP, UDP_GRO, 0)  # whoever can take joined datagrams asks for them
         _tell_destination(sock, endpoint)
 
 
@@ -117,6 +118,17 @@ def bind_shared(endpoint: Endpoint, count: int) -> list[socket.socket]:
         close_all(sockets)
         raise
     return sockets
+
+
+def joins_datagrams(sock: socket.socket) -> bool:
+    """Whether the kernel hands over datagrams of one size that arrived back to back as one.
+
+    The native engine has it do so. It stays so when a Python path follows: what is queued is joined already.
+    """
+    try:
+        return sock.getsockopt(IPPROTO_UDP, UDP_GRO) != 0
+    except OSError:  # a kernel without it
+        return False
 
 
 def close_all(sockets: list[socket.socket]) -> None:

@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._reason = "handed_over"
         transport.abort()  # closes our descriptor; the connection stays, since the duplicate is open
-        return duplicate, bytes(self._received)
+        return duplicate, self._framing.begun() + self._received
 
     def close(self, reason: str) -> None:
         """No more questions; answers on their way still leave."""

@@ -10,22 +10,26 @@ import time
 from collections.abc import Callable
 
 from lookupd.access import Access
-from lookupd.config import Endpoint
 from lookupd.fastpath.batch import Responder
-from lookupd.limits import DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
+from lookupd.limits import DATAGRAM_BYTES_MAX, DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
 from lookupd.observe.counters import DROPPED, LATE, UNKNOWN_CLIENT
 from lookupd.transports.sockets import (
     IPPROTO_UDP,
+    JOINED_SIZE,
     SEGMENT_SIZE,
     SO_TIMESTAMPNS,
     TIMESPEC,
+    UDP_GRO,
     UDP_SEGMENT,
-    prepare,
+    joins_datagrams,
     reply_destination,
 )
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(TIMESPEC.size) + socket.CMSG_SPACE(20)
 """Room for the time of arrival and for one packet-information structure."""
+
+_ANCILLARY_JOINED_BYTES = _ANCILLARY_BYTES + socket.CMSG_SPACE(JOINED_SIZE.size)
+"""And for the size of each of the datagrams that came as one."""
 
 Ancillary = list[tuple[int, int, bytes]]
 Peer = tuple[str, int] | tuple[str, int, int, int]
@@ -50,7 +54,7 @@ class UdpListener:
     def __init__(
         self, sock: socket.socket, responder: Responder, access: Access, begin_batch: Callable[[], None]
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. begin_batch: pins the newest state."""
+        """sock: bound; owned from now on. begin_batch: pins the newest state."""
         self.access = access
         self._sock = sock
         self._responder = responder
@@ -67,6 +71,7 @@ class UdpListener:
         self._run_ancillary = _NO_ANCILLARY
         self._run_max = 1 if self._wildcard else REPLIES_JOINED_MAX
         self._failure: str | None = None
+        self._is_joined = joins_datagrams(sock)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self.read_batch)
 
@@ -95,13 +100,13 @@ class UdpListener:
 
     def resume(self) -> None:
         """Read again, as before `pause`."""
-        prepare(self._sock, Endpoint("udp", *self._sock.getsockname()[:2]))
+        self._is_joined = joins_datagrams(self._sock)
         self._loop.add_reader(self._sock, self.read_batch)
 
     def read_batch(self) -> None:
         """Answer what is there, up to a bound; the loop calls again if more is left."""
         receive, receive_with_ancillary = self._sock.recvfrom, self._sock.recvmsg
-        responder, find_client, clock = self._responder, self.access.find_asker, time.monotonic_ns
+        responder, serve, clock = self._responder, self._serve, time.monotonic_ns
         bytes_max = responder.message_bytes_max
         self._begin_batch()
         now_ns = clock()
@@ -109,6 +114,9 @@ class UdpListener:
         for _ in range(DATAGRAMS_PER_BATCH):
             try:
                 fresh = clock() < self._fresh_until
+                if self._is_joined:
+                    self._read_joined(now_ns)
+                    continue
                 if fresh:
                     datagram, peer = receive(bytes_max, MSG_DONTWAIT)
                 else:
@@ -122,25 +130,38 @@ class UdpListener:
                 if error.errno == errno.ECONNABORTED:
                     self._failure = error.strerror
                 continue
-            client = find_client(peer[0], peer[1])
-            if client is None:
-                responder.counters.received += 1
-                responder.counters.refused[UNKNOWN_CLIENT] += 1
-            elif not fresh and self._is_late(ancillary):
-                responder.counters.received += 1
-                responder.counters.dropped[LATE] += 1
-                client.usage[responder.counters.dialect][DROPPED] += 1
-            else:
-                reply = responder.respond(datagram, client, now_ns, peer)
-                if reply is None:
-                    continue
-                if responder.reply_port:
-                    peer = (peer[0], responder.reply_port, *peer[2:])
-                self._send_later(reply, peer, ancillary)
+            serve(datagram, peer, not fresh and self._is_late(ancillary), ancillary, now_ns)
         if run:
             self._send_run()
         self._replied = 0
         responder.settle()
+
+    def _read_joined(self, now_ns: int) -> None:
+        """One datagram, or several of one size that the kernel joined. Raises OSError."""
+        joined, ancillary, _, peer = self._sock.recvmsg(DATAGRAM_BYTES_MAX, _ANCILLARY_JOINED_BYTES, MSG_DONTWAIT)
+        late = self._is_late(ancillary)
+        size = _joined_size(ancillary) or len(joined) or 1
+        for at in range(0, len(joined) or 1, size):  # an empty one counts as one
+            datagram = joined[at : at + size][: self._responder.message_bytes_max]
+            self._serve(datagram, peer, late, ancillary, now_ns)
+
+    def _serve(self, datagram: bytes, peer: Peer, late: bool, ancillary: Ancillary, now_ns: int) -> None:
+        responder = self._responder
+        client = self.access.find_asker(peer[0], peer[1])
+        if client is None:
+            responder.counters.received += 1
+            responder.counters.refused[UNKNOWN_CLIENT] += 1
+        elif late:
+            responder.counters.received += 1
+            responder.counters.dropped[LATE] += 1
+            client.usage[responder.counters.dialect][DROPPED] += 1
+        else:
+            reply = responder.respond(datagram, client, now_ns, peer)
+            if reply is None:
+                return
+            if responder.reply_port:
+                peer = (peer[0], responder.reply_port, *peer[2:])
+            self._send_later(reply, peer, ancillary)
 
     def _send_later(self, reply: bytes, peer: Peer, ancillary: Ancillary) -> None:
         run = self._run
@@ -198,6 +219,14 @@ def _arrived_ns(ancillary: Ancillary) -> int:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
             seconds, nanoseconds = TIMESPEC.unpack(data[: TIMESPEC.size])
             return int(seconds * 1_000_000_000 + nanoseconds)
+    return 0
+
+
+def _joined_size(ancillary: Ancillary) -> int:
+    """Of each of the datagrams that came as one, the last of which may be shorter; 0 = one came."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (IPPROTO_UDP, UDP_GRO):
+            return int(JOINED_SIZE.unpack(data[: JOINED_SIZE.size])[0])
     return 0
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from lookupd.config import Endpoint
+from lookupd.config import Endpoint, read_config
+from lookupd.daemon import Daemon
 from lookupd.errors import ConfigError
 from lookupd.fastpath import native_missing
+from lookupd.protocols import npq
+from lookupd.protocols.sip_framing import SipFraming
 from lookupd.transports import inherited
 from lookupd.transports.inherited import (
     DESCRIPTORS_MAX,
@@ -23,7 +27,7 @@ from lookupd.transports.inherited import (
     take_bequest,
     take_inherited,
 )
-from lookupd.transports.sockets import IPPROTO_UDP, UDP_GRO, bind, close_all, prepare, share
+from lookupd.transports.sockets import IPPROTO_UDP, SEGMENT_SIZE, UDP_GRO, UDP_SEGMENT, bind, close_all, prepare, share
 from tests.conftest import Workbench, serve
 
 UDP = Endpoint("udp", "127.0.0.1", 0)
@@ -103,6 +107,63 @@ def test_what_is_no_socket_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             take_inherited(None, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
 
 
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM), "is a connection: Accept=no"),
+        (lambda: dual(socket.SOCK_DGRAM), "takes IPv4, too"),
+        (lambda: dual(socket.SOCK_STREAM), "takes IPv4, too"),
+    ],
+)
+def test_socket_that_a_unit_makes_otherwise_is_told(
+    made: Callable[[], socket.socket], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with made() as sock:
+        monkeypatch.setattr(inherited, "FIRST_DESCRIPTOR", os.dup(sock.fileno()))
+        with pytest.raises(ConfigError, match=reason):
+            take_inherited(None, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+
+
+def dual(kind: socket.SocketKind) -> socket.socket:
+    """Bound to all addresses of both families."""
+    sock = socket.socket(socket.AF_INET6, kind)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", 0))
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    return sock
+
+
+async def test_datagrams_that_were_joined_for_another_engine_are_answered_one_by_one(
+    loaded: Workbench, python_engine: None
+) -> None:
+    """They were queued while the native engine had the socket, and are read by the Python path that followed."""
+    endpoint = Endpoint("udp", "127.0.0.1", 0)
+    config = loaded.config(listen='npq = ["udp://127.0.0.1:0"]')
+    queries = [npq.encode_query(1000 + at, "886912345678") for at in range(5)]
+    with bind(endpoint) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        sock.setsockopt(IPPROTO_UDP, UDP_GRO, 1)
+        client.settimeout(2)
+        client.connect(sock.getsockname())
+        segment = [(IPPROTO_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(queries[0])))]
+        client.sendmsg([b"".join(queries)], segment)
+        offered = Inherited({("npq", endpoint): [sock.dup()]}, [])
+        daemon = Daemon(read_config(config), config, inherited=offered)
+        await daemon.start()
+        try:
+            found = {npq.decode_answer(await asyncio.to_thread(client.recv, 2000)).id for _ in queries}
+        finally:
+            await daemon.close()
+    assert found == {1000, 1001, 1002, 1003, 1004}
+
+
+def test_first_half_of_a_ping_is_handed_on() -> None:
+    framing = SipFraming()
+    assert framing.begun() == b""
+    framing.cut(bytearray(b"\r\n"), 0)
+    assert framing.begun() == b"\r\n"
+
+
 def test_bequest_is_taken_once_and_from_the_parent_alone() -> None:
     bequest = Bequest(os.getppid(), "native", 7, [("npq", UDP, [8, 9])], "behind the peer")
     environment = {PREDECESSOR: msgspec.json.encode(bequest).decode()}
@@ -148,10 +209,8 @@ def test_socket_that_fits_nothing_is_named(sockets: list[socket.socket]) -> None
         assert describe(other) == "AF_UNIX"
 
 
-async def test_native_sockets_are_as_before_when_nobody_followed(
-    loaded: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Python path that was to follow makes them non-blocking, which would have the workers spin."""
+async def test_native_sockets_are_left_as_they_are(loaded: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a Python path that was to follow: workers that sleep in them would spin, or take a train for a datagram."""
     if (missing := native_missing()) is not None:
         pytest.skip(missing)
     monkeypatch.setattr(Workbench, "engine", "native")
@@ -161,7 +220,5 @@ async def test_native_sockets_are_as_before_when_nobody_followed(
                 continue
             for sock in listener.sockets:
                 prepare(sock, endpoint)
-            listener.resume()  # type: ignore[union-attr]
-            for sock in listener.sockets:
                 assert os.get_blocking(sock.fileno()), dialect
                 assert sock.getsockopt(IPPROTO_UDP, UDP_GRO) == 1, dialect
