@@ -79,19 +79,10 @@ def test_descriptors_of_systemd_become_sockets(sockets: list[socket.socket], mon
         assert not os.get_inheritable(duplicate)
 
 
-@pytest.mark.parametrize(
-    ("pid", "count", "reason"),
-    [
-        (str(os.getpid()), "x", "no number of sockets"),
-        (str(os.getpid()), "-1", "no number of sockets"),
-        (str(os.getpid()), "9" * 30, "no number of sockets"),
-        (str(os.getpid()), str(DESCRIPTORS_MAX + 1), "no number of sockets"),
-        (str(os.getpid()), "", "no number of sockets"),
-    ],
-)
-def test_wrong_count_is_told(pid: str, count: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        take_inherited(None, {"LISTEN_PID": pid, "LISTEN_FDS": count})
+@pytest.mark.parametrize("count", ["x", "-1", "9" * 30, str(DESCRIPTORS_MAX + 1), ""])
+def test_wrong_count_is_told(count: str) -> None:
+    with pytest.raises(ConfigError, match="no number of sockets"):
+        take_inherited(None, {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
 
 
 def test_sockets_for_another_process_are_not_ours() -> None:
