@@ -72,6 +72,7 @@ class StoreThreads:
         self.waiting = Waiting(0, None, 0, 0)
         self.changed = asyncio.Event()
         self.writing_since: float | None = None
+        self.reading_since: float | None = None
 
     async def open(self) -> None:
         """Raises StoreError."""
@@ -119,8 +120,12 @@ class StoreThreads:
         reader = self.reader
 
         def pinned() -> Any:
-            reader.pin()
-            return work(reader)
+            self.reading_since = time.monotonic()
+            try:
+                reader.pin()
+                return work(reader)
+            finally:
+                self.reading_since = None
 
         return await asyncio.get_running_loop().run_in_executor(self._reading, pinned)
 

@@ -165,9 +165,11 @@ class Access:
 
     def find_asker(self, host: str, port: int) -> Client | None:
         """The client that asks from this socket; see `find` and `set_own`."""
-        if self._own is not None and self._own == (host, port):
-            return self.clients[-1]
-        return self.find(host)
+        return self.clients[-1] if self.is_own(host, port) else self.find(host)
+
+    def is_own(self, host: str, port: int) -> bool:
+        """Whether the daemon itself asks from this socket."""
+        return self._own is not None and self._own == (host, port)
 
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""

@@ -172,6 +172,8 @@ class Canary:
             raise Wrong("refused")
         if outcome is Outcome.UNAVAILABLE:
             _check(dns.SERVFAIL, rcode)
+        elif outcome is Outcome.PORTED and rcode not in {dns.NOERROR, dns.SERVFAIL}:  # its network may have no `rn`
+            raise Wrong(f"wrong answer: rcode {rcode} for a ported number")
 
     async def _ask_sip(self, wire: _Wire, own_port: int) -> None:
         number, outcome, _code = self._expected()
@@ -193,7 +195,10 @@ class Canary:
         answer = await wire.receive()
         if branch.encode() not in answer:
             raise Wrong("answered another question")
-        _check(outcome is Outcome.UNAVAILABLE, answer.startswith(b"SIP/2.0 503"))
+        status = answer[8:11]
+        _check(outcome is Outcome.UNAVAILABLE, status == b"503")
+        if outcome is Outcome.PORTED and status in {b"403", b"404", b"484"}:
+            raise Wrong(f"wrong answer: {status.decode()} for a ported number")
 
     async def _ask_http(self, wire: _Wire, _: int) -> None:
         await wire.send(b"GET /livez HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")

@@ -26,7 +26,7 @@ from lookupd.fastpath.path import Listener as UdpListening
 from lookupd.fastpath.path import Path as FastPath
 from lookupd.fastpath.python import PythonPath
 from lookupd.handover import HandoverFailed, Message, Predecessor, Successor
-from lookupd.limits import DRAIN_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECONDS
+from lookupd.limits import DRAIN_SECONDS, HANDOVER_READY_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
@@ -464,7 +464,7 @@ class Daemon:
             raise HandoverFailed(f"process {successor.pid} would have no answers: {prepared.reason}")
         self._each_udp(lambda listener: listener.pause())
         await successor.tell(Message("go"))
-        await successor.hear("ready")
+        await successor.hear("ready", HANDOVER_READY_SECONDS)
 
     async def _give_all(self, successor: Successor) -> None:
         """Read no socket any more, and give the connections away."""

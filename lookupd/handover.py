@@ -141,15 +141,15 @@ class Successor:
             except OSError as error:
                 raise HandoverFailed(f"{self._command[0]}: {error.strerror}") from None
 
-    async def hear(self, wanted: Said) -> Message:
+    async def hear(self, wanted: Said, seconds: float = HANDOVER_SECONDS) -> Message:
         """The next message, which must be this one. Raises HandoverFailed."""
         assert self._link is not None
         if not self._is_wanted:
             raise HandoverFailed("this process is to end")
         try:
-            message, _ = await asyncio.to_thread(self._link.receive, HANDOVER_SECONDS)
+            message, _ = await asyncio.to_thread(self._link.receive, seconds)
         except TimeoutError:
-            raise HandoverFailed(f"process {self.pid} is not {wanted} after {HANDOVER_SECONDS:g} s") from None
+            raise HandoverFailed(f"process {self.pid} is not {wanted} after {seconds:g} s") from None
         except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:
             raise HandoverFailed(f"process {self.pid} has ended; its own log says why: {error}") from None
         if message.say != wanted:

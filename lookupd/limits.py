@@ -272,6 +272,9 @@ PEER_BLOCKS_COMPARED_MAX = 20_000
 HANDOVER_SECONDS = 300.0
 """How long a successor may take to open and warm its store: 100 million numbers take seconds from a cold disk."""
 
+HANDOVER_READY_SECONDS = 20.0
+"""How long it may then take to answer on each listener; a Python path before it reads nothing meanwhile."""
+
 HANDOVER_STEP_SECONDS = 5.0
 """How long one word between the two may take, and an ending one to end."""
 

@@ -25,7 +25,8 @@ class Supervisor:
         end."""
         if not self.address:
             return
-        message = "\n".join(f"{name}={value}" for name, value in lines.items())
+        told = {name: str(value).replace("\n", " ") for name, value in lines.items()}  # a line of its own is an order
+        message = "\n".join(f"{name}={value}" for name, value in told.items())
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:

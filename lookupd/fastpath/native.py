@@ -6,6 +6,7 @@ The environment is opened once in the process, by the native engine: LMDB in two
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -59,7 +60,9 @@ class NativeListener:
         """Nothing that another process does with the sockets is misread here."""
 
     def resume(self) -> None:
-        """See `pause`."""
+        """The event loop of a Python path that was to follow has the sockets not block: the workers would spin."""
+        for sock in self._sockets:
+            os.set_blocking(sock.fileno(), True)
 
     def use_access(self, access: Access) -> None:
         """The workers take the service's."""

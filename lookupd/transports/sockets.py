@@ -66,7 +66,8 @@ def prepare(sock: socket.socket, endpoint: Endpoint) -> None:
         sock.setblocking(False)
     else:
         # Whether it blocks is left alone: that is of the socket, not of ours, and workers of the process before us may
-        # still sleep in it. The Python path asks in each call not to wait.
+        # still sleep in it. The Python path asks in each call not to wait; its event loop has the socket not block all
+        # the same, which the native engine takes back if it serves on.
         # The kernel tells twice what was asked for. Systemd may have forced more than we are allowed to ask for.
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * UDP_RECEIVE_BUFFER_BYTES:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_RECEIVE_BUFFER_BYTES)

@@ -167,6 +167,8 @@ class Connection(asyncio.Protocol):
             rejected = "gone"  # reset before it was taken
         elif self._client is None:
             rejected = "unknown_client"
+        elif listener.access.is_own(self._host, self._peer[1]):
+            pass  # whether we answer is asked by ourselves, also when all places are taken
         elif len(listener.connections) >= CONNECTIONS_MAX:
             rejected = "too_many"
         elif listener.per_source[self._host] >= CONNECTIONS_PER_SOURCE_MAX:

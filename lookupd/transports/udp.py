@@ -208,6 +208,7 @@ class UdpListener:
 
     async def close(self) -> None:
         """Answer what has arrived, then close the socket."""
+        self._is_joined = joins_datagrams(self._sock)  # a native engine that follows has them joined by now
         self.read_batch()
         self._loop.remove_reader(self._sock)
         self._sock.close()

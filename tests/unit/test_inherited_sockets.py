@@ -213,3 +213,21 @@ async def test_native_sockets_are_left_as_they_are(loaded: Workbench, monkeypatc
                 prepare(sock, endpoint)
                 assert os.get_blocking(sock.fileno()), dialect
                 assert sock.getsockopt(IPPROTO_UDP, UDP_GRO) == 1, dialect
+
+
+async def test_python_path_that_ends_reads_what_was_joined_for_the_native_one_that_follows(
+    loaded: Workbench, python_engine: None
+) -> None:
+    async with serve(loaded.config(listen='npq = ["udp://127.0.0.1:0"]')) as served:
+        ((_, listener),) = served.daemon.listeners.items()
+        listener.pause()  # type: ignore[union-attr]
+        listener.sockets[0].setsockopt(IPPROTO_UDP, UDP_GRO, 1)  # as the native successor does at its start
+        queries = [npq.encode_query(1000 + at, "886912345678") for at in range(5)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(("127.0.0.1", listener.port))
+            client.settimeout(2)
+            segment = [(IPPROTO_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(queries[0])))]
+            client.sendmsg([b"".join(queries)], segment)
+            await listener.close()  # type: ignore[call-arg]
+            served.daemon.listeners.clear()
+            assert {npq.decode_answer(client.recv(2000)).id for _ in queries} == {1000, 1001, 1002, 1003, 1004}

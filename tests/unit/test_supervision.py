@@ -19,6 +19,7 @@ import pytest
 
 from lookupd.config import read_config
 from lookupd.errors import ConfigError
+from lookupd.limits import CONNECTIONS_PER_SOURCE_MAX
 from lookupd.protocols import npq
 from lookupd.supervise import Supervisor
 from lookupd.supervision import may_be_ready, watchdog_seconds
@@ -165,6 +166,26 @@ def test_abstract_address_is_reached(tmp_path: Path) -> None:
         assert notify.read(1) == [{"READY": "1", "STATUS": "serving"}]
 
 
+def test_no_value_becomes_a_line_of_its_own(tmp_path: Path) -> None:
+    with NotifySocket(tmp_path / "notify") as notify:
+        Supervisor(notify.environment()).tell(STATUS="x\nMAINPID=1")
+        assert notify.read(1) == [{"STATUS": "x MAINPID=1"}]
+
+
+@pytest.mark.usefixtures("each_engine")
+def test_listener_whose_places_are_all_taken_answers_ourselves(
+    loaded: Workbench, ports: dict[str, int], notify: NotifySocket
+) -> None:
+    config = loaded.config(listen=all_listeners(ports))
+    with run_daemon(config, environment=notify.environment(watchdog_seconds=1)), contextlib.ExitStack() as held:
+        notify.wait_for("READY")
+        for _ in range(CONNECTIONS_PER_SOURCE_MAX):
+            held.enter_context(socket.create_connection(("127.0.0.1", ports["npq"])))
+        notify.read(1)
+        assert any("WATCHDOG" in message for message in notify.read(2))
+        assert "canary_failed" not in config.with_suffix(".log").read_text()
+
+
 def test_supervisor_that_is_gone_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     supervisor = Supervisor({"NOTIFY_SOCKET": str(tmp_path / "nowhere")})
     supervisor.tell(READY=1)
@@ -230,7 +251,7 @@ def test_exchange_feeds_the_watchdog_and_says_where_its_feeds_are(loaded: Workbe
 
 async def test_thread_that_does_not_come_back_is_no_sign_of_life(loaded: Workbench) -> None:
     from loader.steady import SteadyClock
-    from loader.supervising import WRITE_SECONDS_MAX, threads_work
+    from loader.supervising import WORK_SECONDS_MAX, threads_work
     from loader.sync import StoreThreads
 
     store = StoreThreads(read_config(loaded.config()), SteadyClock(loaded.folder / "clock.json", 300))
@@ -241,13 +262,15 @@ async def test_thread_that_does_not_come_back_is_no_sign_of_life(loaded: Workben
         begun = threading.Event()
         stuck = asyncio.ensure_future(store.read(lambda _: begun.set() or hangs.wait(30)))
         await asyncio.to_thread(begun.wait, 10)
+        assert await threads_work(store, 0.2)  # it may check a large file
+        store.reading_since = time.monotonic() - WORK_SECONDS_MAX - 1
         assert not await threads_work(store, 0.2)
         hangs.set()
         await stuck
         assert await threads_work(store, 5)
-        store.writing_since = time.monotonic() - WRITE_SECONDS_MAX / 2
+        store.writing_since = time.monotonic() - WORK_SECONDS_MAX / 2
         assert await threads_work(store, 5)
-        store.writing_since = time.monotonic() - WRITE_SECONDS_MAX - 1
+        store.writing_since = time.monotonic() - WORK_SECONDS_MAX - 1
         assert not await threads_work(store, 5)
     finally:
         await store.close()
