@@ -58,16 +58,24 @@ def total(metrics: dict[str, float], name: str, **labels: str) -> float:
     )
 
 
+async def dip(port: int, message: bytes) -> bytes | None:
+    """Asked by `pdb` again and again, as switches do: on a busy machine an answer may be late, and is not sent."""
+    replies = [await ask_udp(port, message, 0.2)]
+    while replies[-1] is None and len(replies) < 20:
+        replies.append(await ask_udp(port, message, 0.2))
+    return replies[-1]
+
+
 async def test_pdb_is_answered_over_udp(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served:
         port = served.port("pdb", "udp")
-        reply = await ask_udp(port, pdb.encode_query("886912345678", 0x1234))
+        reply = await dip(port, pdb.encode_query("886912345678", 0x1234))
         assert reply == bytes.fromhex("010101151234") + b"886912345678\0" + (102).to_bytes(2, "big")
-        assert await ask_udp(port, pdb.encode_query("886223450000", 7)) == pdb.encode_query("886223450000", 7).replace(
+        assert await dip(port, pdb.encode_query("886223450000", 7)) == pdb.encode_query("886223450000", 7).replace(
             b"\x01\x00\x00\x13", b"\x01\x01\x01\x15", 1
         ) + (1000).to_bytes(2, "big")  # its network has no carrier id
-        assert await ask_udp(port, pdb.encode_query("886931111111", 1)) == bytes.fromhex("010103060001")
-        assert await ask_udp(port, b"0912345678\0") == b"0912345678\0" + (102).to_bytes(2, "big")
+        assert await dip(port, pdb.encode_query("886931111111", 1)) == bytes.fromhex("010103060001")
+        assert await dip(port, b"0912345678\0") == b"0912345678\0" + (102).to_bytes(2, "big")
 
 
 async def test_pdb_is_silent_without_data(workbench: Workbench) -> None:
