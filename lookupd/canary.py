@@ -22,8 +22,7 @@ from lookupd.limits import CANARY_ANSWER_SECONDS, CANARY_TRIES, E164_DIGITS_MAX
 from lookupd.model import TN, Outcome, UnixSeconds
 from lookupd.protocols import dns, npq, pdb
 from lookupd.store.portable import Pinned, first_number
-
-Key = tuple[str, Endpoint]
+from lookupd.transports.inherited import Key
 
 VERIFY_SECONDS = 0.02
 """The first wait for an answer when we have just opened, and the pause before the next try."""

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
@@ -22,11 +22,10 @@ from lookupd.canary import Canary
 from lookupd.config import ClientSettings, Config, Endpoint, read_config
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError, LookupdError, StoreError
-from lookupd.fastpath.path import Listener as UdpListening
 from lookupd.fastpath.path import Path as FastPath
 from lookupd.fastpath.python import PythonPath
-from lookupd.handover import HandoverFailed, Message, Predecessor, Successor
-from lookupd.limits import DRAIN_SECONDS, HANDOVER_READY_SECONDS, READER_CHECK_SECONDS, STORE_POLL_SECONDS
+from lookupd.handover import Message, Predecessor
+from lookupd.limits import READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.observe.metrics import Metrics
@@ -39,16 +38,15 @@ from lookupd.status import ENGINE_HEADER, PEER_HEADER
 from lookupd.store.portable import Standing
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
+from lookupd.succession import Succession
 from lookupd.supervise import Supervisor
 from lookupd.supervision import Supervision
 from lookupd.transports.http import HttpListener
 from lookupd.transports.http_store import StoreForPeers
-from lookupd.transports.inherited import Inherited, describe
+from lookupd.transports.inherited import Inherited, Key, Legacy, describe
+from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
-
-Listener = UdpListening | TcpListener | HttpListener
-Key = tuple[str, Endpoint]
 
 
 class Daemon:
@@ -69,21 +67,21 @@ class Daemon:
         self.config_path = config_path
         self.inherited = inherited or Inherited({}, [])
         self.predecessor = predecessor
-        self.command = command
         self.supervisor = Supervisor()
         self.in_charge = asyncio.Event()
         """Set when the supervisor takes us for the main process, and listens to us."""
         if predecessor is None:
             self.in_charge.set()
         self.engine = Engine(config.read_plan(), config.limits.stale_after)
-        self.tag_seed = secrets.randbits(64)
+        legacy = None if predecessor is None else predecessor.legacy
+        self.tag_seed = secrets.randbits(64) if legacy is None else legacy.tag_seed
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
         self.access = self._take_clients(config)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
         peer = config.replica.peer
-        withdrawn = predecessor.withdrawn if predecessor is not None and peer else None
+        withdrawn = legacy.withdrawn if legacy is not None and peer else None
         pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
         self.engine.withdrawn = withdrawn
@@ -96,7 +94,11 @@ class Daemon:
         self.canary = Canary(self.engine, self.listeners_now, lambda: self.access, lambda: self.config.enum.apexes[0])
         self.metrics.watch_canary(self.canary)
         self._started = asyncio.Event()
-        self._successor: Successor | None = None
+        self._succession: Succession | None = None
+        if command is not None:
+            self._succession = Succession(
+                command, self.listeners, supervisor=self.supervisor, readiness=self.readiness, leave=self._leave
+            )
         self._asked: set[asyncio.Task[bool]] = set()
         self._adopting: set[asyncio.Task[None]] = set()
         self._store_trouble: str | None = None
@@ -212,8 +214,8 @@ class Daemon:
 
     async def close(self) -> None:
         """Take no more questions, answer those that have arrived, close everything."""
-        if self._successor is not None and not self._draining:
-            self._successor.shut()
+        if self._succession is not None:
+            self._succession.shut()
         if not self._draining:
             log("draining")
             self.supervisor.tell(STOPPING=1, STATUS="draining")
@@ -221,7 +223,7 @@ class Daemon:
         self.metrics.ready = False
         async with self._reload_lock:  # one that has begun opens and closes listeners: it comes to its end first
             for listener in self.listeners.values():
-                await _close(listener)
+                await end(listener)
             self.listeners.clear()
         if self.watch is not None:
             await self.watch.close()
@@ -297,7 +299,7 @@ class Daemon:
     def _check_listeners(self) -> None:
         """A worker that cannot go on is no reason to limp: end, and be started anew. Raises LookupdError."""
         for (dialect, endpoint), listener in self.listeners.items():
-            if not _is_udp(listener):
+            if not is_udp(listener):
                 continue
             failure = listener.failure()
             if failure is not None:
@@ -340,7 +342,7 @@ class Daemon:
                     opened[key] = await self._open_listener(*key, config)
         except BaseException:
             for listener in opened.values():
-                await _close(listener)
+                await end(listener)
             raise
         self.listeners.update(opened)
 
@@ -394,7 +396,7 @@ class Daemon:
             config = read_config(self.config_path)
             plan = config.read_plan()
             changed = self._needs_a_new_process(config)
-            if changed is not None and self.command is not None:
+            if changed is not None and self._succession is not None:
                 done = await self._hand_over(f"[{changed}] changed")
                 self.metrics.reloads["applied" if done else "rejected"] += 1
                 if not done:
@@ -411,7 +413,7 @@ class Daemon:
         for warning in warnings(config):
             log("config_warning", message=warning)
         for key in self.listeners.keys() - config.endpoints().keys():
-            await _close(self.listeners.pop(key))
+            await end(self.listeners.pop(key))
         self.config = config
         self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
@@ -434,66 +436,20 @@ class Daemon:
         """Have a new process of the program, as it is installed now, take the sockets over, and end; returns whether
         it did. If it does not come to answer, nothing has changed."""
         async with self._reload_lock:
-            return not self._draining and self.command is not None and await self._hand_over("asked to")
+            return not self._draining and self._succession is not None and await self._hand_over("asked to")
 
     async def _hand_over(self, why: str) -> bool:
-        assert self.command is not None
-        sockets = {key: listener.sockets for key, listener in self.listeners.items()}
-        successor = self._successor = Successor(self.command, self.path.name, sockets, self.engine.withdrawn)
-        log("handover_begun", reason=why)
-        try:
-            await self._await_answers(successor)
-        except HandoverFailed as error:
-            self._successor = None
-            await successor.end()
-            self._each_udp(lambda listener: listener.resume())
-            self.metrics.handovers["failed"] += 1
-            log("handover_failed", reason=error)
-            return False
-        self.supervisor.tell(MAINPID=successor.pid)
-        self.metrics.handovers["done"] += 1
-        await self._give_all(successor)
-        self.stop()
-        return True
+        assert self._succession is not None
+        done = await self._succession.attempt(why, Legacy(self.tag_seed, self.engine.withdrawn))
+        self.metrics.handovers["done" if done else "failed"] += 1
+        if done:
+            self.stop()
+        return done
 
-    async def _await_answers(self, successor: Successor) -> None:
-        """Raises HandoverFailed unless it answers at least as well as we do."""
-        await successor.start()
-        prepared = await successor.hear("prepared")
-        if prepared.reason is not None and self.readiness() is None:
-            raise HandoverFailed(f"process {successor.pid} would have no answers: {prepared.reason}")
-        self._each_udp(lambda listener: listener.pause())
-        await successor.tell(Message("go"))
-        await successor.hear("ready", HANDOVER_READY_SECONDS)
-
-    async def _give_all(self, successor: Successor) -> None:
-        """Read no socket any more, and give the connections away."""
+    def _leave(self) -> None:
+        """Another process answers."""
         self._draining = True
         self.metrics.ready = False
-        log("handing_over", to=successor.pid)
-        listeners, self.listeners = self.listeners, {}
-        udp = [listener for listener in listeners.values() if _is_udp(listener)]
-        await asyncio.gather(*(listener.close() for listener in udp))
-        try:
-            for (dialect, endpoint), listener in listeners.items():
-                if not isinstance(listener, TcpListener):
-                    continue
-                async for sock, received in listener.hand_over(DRAIN_SECONDS):
-                    with sock:
-                        message = Message("connection", dialect=dialect, endpoint=endpoint, received=received)
-                        await successor.tell(message, sock.fileno())
-            await successor.tell(Message("done"))
-        except HandoverFailed as error:  # it died just now: its supervisor, and ours, starts the next one
-            log("connections_lost", reason=error)
-        for listener in listeners.values():
-            if listener not in udp:
-                await _close(listener)
-        successor.let_go()
-
-    def _each_udp(self, work: Callable[[UdpListening], None]) -> None:
-        for listener in self.listeners.values():
-            if _is_udp(listener):
-                work(listener)
 
     def _adopt(self, message: Message, sock: socket.socket) -> None:
         """A connection of the process that we follow."""
@@ -504,14 +460,3 @@ class Daemon:
         task = asyncio.create_task(listener.adopt(sock, message.received))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
-
-
-def _is_udp(listener: Listener) -> TypeGuard[UdpListening]:
-    return not isinstance(listener, TcpListener | HttpListener)
-
-
-async def _close(listener: Listener) -> None:
-    if isinstance(listener, TcpListener):
-        await listener.close(DRAIN_SECONDS)
-    else:
-        await listener.close()

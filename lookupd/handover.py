@@ -31,7 +31,7 @@ import msgspec
 from lookupd.config import Endpoint
 from lookupd.errors import LookupdError
 from lookupd.limits import HANDOVER_MESSAGE_BYTES_MAX, HANDOVER_SECONDS, HANDOVER_STEP_SECONDS
-from lookupd.transports.inherited import PREDECESSOR, SYSTEMD, Bequest, Key
+from lookupd.transports.inherited import PREDECESSOR, SYSTEMD, Bequest, Key, Legacy
 
 _HEADER = struct.Struct(">I")
 
@@ -103,14 +103,10 @@ class Link:
 class Successor:
     """The process that is to follow us, from its start until it answers."""
 
-    def __init__(
-        self, command: list[str], engine: str, sockets: dict[Key, list[socket.socket]], withdrawn: str | None
-    ) -> None:
-        """command: that starts it. engine: that serves UDP here. sockets: of every listener; they stay ours, too.
-        withdrawn: why we stand back."""
-        self._withdrawn = withdrawn
+    def __init__(self, command: list[str], legacy: Legacy, sockets: dict[Key, list[socket.socket]]) -> None:
+        """command: that starts it. legacy: what it is to know of us. sockets: of every listener; they stay ours."""
         self._command = command
-        self._engine = engine
+        self._legacy = legacy
         self._sockets = sockets
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
@@ -131,7 +127,7 @@ class Successor:
         self._link = Link(ours)
         with theirs:
             sockets = [(*key, [sock.fileno() for sock in found]) for key, found in self._sockets.items()]
-            bequest = Bequest(os.getpid(), self._engine, theirs.fileno(), sockets, self._withdrawn)
+            bequest = Bequest(os.getpid(), theirs.fileno(), sockets, self._legacy)
             passed = [theirs.fileno(), *(descriptor for *_, found in sockets for descriptor in found)]
             # WATCHDOG_PID names us; the one that follows is told of the watchdog all the same.
             environment = {k: v for k, v in os.environ.items() if k not in {*SYSTEMD, "WATCHDOG_PID"}}
@@ -208,8 +204,7 @@ class Predecessor:
     """The process that we follow, as we see it."""
 
     def __init__(self, bequest: Bequest) -> None:
-        self.engine = bequest.engine
-        self.withdrawn = bequest.withdrawn
+        self.legacy = bequest.legacy
         sock = socket.socket(fileno=bequest.link)
         sock.set_inheritable(False)
         self._link = Link(sock)

@@ -28,18 +28,25 @@ Key = tuple[str, Endpoint]
 """Dialect and endpoint, as the configuration has them."""
 
 
+class Legacy(msgspec.Struct, frozen=True):
+    """What the process that follows is to know of this one. tag_seed: of SIP's To tags. withdrawn: why it stands back;
+    None = it serves."""
+
+    tag_seed: int
+    withdrawn: str | None = None
+
+
 class Bequest(msgspec.Struct, frozen=True):
     """What a process leaves to the one that follows it.
 
-    pid: its own. engine: which serves UDP there. link: descriptor of the socket on which both talk. sockets:
-    descriptors by dialect and endpoint as configured. withdrawn: why it stands back; None = it serves.
+    pid: its own. link: descriptor of the socket on which both talk. sockets: descriptors by dialect and endpoint as
+    configured.
     """
 
     pid: int
-    engine: str
     link: int
     sockets: list[tuple[str, Endpoint, list[int]]]
-    withdrawn: str | None = None
+    legacy: Legacy
 
 
 class Inherited:
@@ -58,10 +65,6 @@ class Inherited:
         fitting = [sock for sock in self._unnamed if _serves(sock, endpoint)]
         self._unnamed = [sock for sock in self._unnamed if sock not in fitting]
         return fitting
-
-    def give_back(self, dialect: str, endpoint: Endpoint, sockets: list[socket.socket]) -> None:
-        """What was claimed is not used after all."""
-        self._named[dialect, endpoint] = sockets
 
     def take_rest(self) -> list[socket.socket]:
         """Those that nobody claims; the caller closes them."""

@@ -23,6 +23,7 @@ from lookupd.transports.inherited import (
     PREDECESSOR,
     Bequest,
     Inherited,
+    Legacy,
     describe,
     take_bequest,
     take_inherited,
@@ -156,7 +157,7 @@ def test_first_half_of_a_ping_is_handed_on() -> None:
 
 
 def test_bequest_is_taken_once_and_from_the_parent_alone() -> None:
-    bequest = Bequest(os.getppid(), "native", 7, [("npq", UDP, [8, 9])], "behind the peer")
+    bequest = Bequest(os.getppid(), 7, [("npq", UDP, [8, 9])], Legacy(17, "behind the peer"))
     environment = {PREDECESSOR: msgspec.json.encode(bequest).decode()}
     assert take_bequest(environment) == bequest
     assert take_bequest(environment) is None
