@@ -22,8 +22,8 @@ from loader.fleet.stream_metrics import StreamMetrics, collect_streams
 from loader.formats import Step
 from loader.sequence import Unapplied, clock_start, limit_seconds
 from lookupd import __version__
-from lookupd.config import Limits
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
+from lookupd.settings import Limits
 
 TROUBLES = ("gap", "unfinished", "rejected", "guard")
 """Why a feed does not move; the closed set of a metric's label."""

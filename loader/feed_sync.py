@@ -29,11 +29,11 @@ from loader.steady import Clock
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
 from loader.trust import PublicKey
 from loader.validate import KnownNetworks
-from lookupd.config import FeedSettings, Limits
 from lookupd.errors import FeedError, LookupdError, Refused, SequenceGap, SourceError, Stale
 from lookupd.model import FeedPosition, Receipt, UnixMillis, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.log import log
+from lookupd.settings import FeedSettings, Limits
 from lookupd.store.reader import Reader
 from lookupd.store.writer import Writer
 from lookupd.units import format_millis, parse_millis

@@ -1,4 +1,4 @@
-"""The other replica, asked over HTTP for its state, digests, blocks and tables (see transports.http_store).
+"""The other replica, asked over HTTP for its state, digests, blocks and tables (see web.store).
 
 Every answer is bounded in time and size and checked for its form: a peer may be slow, wrong or somebody else.
 What the answers mean is for `compare` and `mend`.

@@ -16,9 +16,9 @@ from typing import TextIO
 import msgspec
 
 from loader.sequence import clock_start, limit_seconds
-from lookupd.config import Limits
 from lookupd.model import JournalEntry, JournalKind, UnixMillis, UnixSeconds
 from lookupd.numbering import format_tn, mask_tn
+from lookupd.settings import Limits
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.units import format_millis, format_time

@@ -18,11 +18,11 @@ from loader.mend import mend_from_snapshot, needed_snapshot
 from loader.peer import fetch_block
 from loader.steady import Clock
 from loader.tidy import CONVERTED
-from lookupd.config import Config
 from lookupd.errors import LookupdError, StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
+from lookupd.settings import Config
 from lookupd.store.mend import mend_blocks
 from lookupd.store.reader import Reader
 from lookupd.store.scrub import Scrubber, ScrubReport

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import msgspec
 
 from loader.formats import Step
-from lookupd.config import Limits
 from lookupd.model import JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
+from lookupd.settings import Limits
 
 
 def chain(steps: Iterable[Step], position: int) -> list[Step]:

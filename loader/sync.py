@@ -30,11 +30,11 @@ from loader.steady import SteadyClock, acceptance_file
 from loader.supervising import supervise
 from loader.trust import parse_public_key
 from lookupd.access import Access
-from lookupd.config import CLOCK_FILE, Config, parse_endpoint
 from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
 from lookupd.second_look import warnings
+from lookupd.settings import CLOCK_FILE, Config, parse_endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting

@@ -6,10 +6,10 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from lookupd.config import ClientSettings
 from lookupd.limits import PREFIX_BITS_V4, PREFIX_BITS_V6, PREFIX_SLOTS, SOURCES_CACHED_MAX
-from lookupd.observe.counters import DIALECTS, USAGE_RESULTS, Usage
+from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
 from lookupd.protocols.enum_dns import profile_of
+from lookupd.settings import ClientSettings
 
 SECOND_NS: Final = 1_000_000_000
 FULL_AT_NS_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -91,7 +91,7 @@ class Client:
     """One entry of the clients list, with its allowance. at: its place there. usage: its queries, by dialect."""
 
     __slots__ = (
-        "_bucket", "_prefixes", "account", "at", "enum", "is_limited", "name", "peer", "queries_per_prefix",
+        "_bucket", "_prefixes", "account", "at", "enum", "is_limited", "may", "name", "peer", "queries_per_prefix",
         "queries_per_second", "sip", "usage",
     )  # fmt: skip
 
@@ -107,13 +107,14 @@ class Client:
         self.name = settings.name
         self.account = settings.account
         self.peer = settings.peer
+        self.may = frozenset(settings.may)
         self.at = at
         self.queries_per_second = settings.queries_per_second
         self.queries_per_prefix = settings.queries_per_prefix
         self.is_limited = bool(settings.queries_per_second or settings.queries_per_prefix)
         self.enum = profile_of(settings.enum)
         self.sip = settings.sip
-        self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in DIALECTS}
+        self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in ALL_DIALECTS}
         self._bucket = Bucket(settings.queries_per_second) if bucket is None else bucket
         self._prefixes = prefixes or Prefixes()
 
@@ -173,7 +174,7 @@ class Access:
 
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
-        return [[client.usage[dialect] for dialect in DIALECTS] for client in self.clients]
+        return [[client.usage[dialect] for dialect in ALL_DIALECTS] for client in self.clients]
 
     def retire(self) -> None:
         """Another list is in force: only the counts are still asked for."""

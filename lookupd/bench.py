@@ -20,10 +20,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from lookupd.config import Endpoint, parse_endpoint
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.limits import DNS_NAME_BYTES_MAX, NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX
 from lookupd.profiles import EnumSettings, check_name
+from lookupd.settings import Endpoint, parse_endpoint
 
 if TYPE_CHECKING:
     from lookupd import _native
@@ -88,7 +88,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def endpoint(self) -> Endpoint:
         """Where the server is. Raises ValueError with the reason."""
         endpoint = parse_endpoint(self.server)
-        if endpoint.transport == "http" or not endpoint.port:
+        if endpoint.transport.startswith("http") or not endpoint.port:
             raise ValueError(f"{self.server}: udp:// or tcp://, with a port")
         return endpoint
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from lookupd.access import Access
-from lookupd.config import Endpoint
 from lookupd.engine import Engine
 from lookupd.errors import LookupdError, ProtocolError
 from lookupd.limits import CANARY_ANSWER_SECONDS, CANARY_TRIES, E164_DIGITS_MAX
 from lookupd.model import TN, Outcome, UnixSeconds
 from lookupd.protocols import dns, npq, pdb
+from lookupd.settings import Endpoint
 from lookupd.store.portable import Pinned, first_number
 from lookupd.transports.inherited import Key
 

@@ -13,9 +13,10 @@ import click
 import msgspec
 
 from lookupd import __version__
-from lookupd.config import Config, read_config
+from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
+from lookupd.settings import Config
 
 PATH = click.Path(path_type=Path)
 DEFAULT_SERVER = "udp://127.0.0.1:4700"
@@ -45,7 +46,7 @@ def _settings(config: Path | None, store: Path | None, country: str) -> Config:
         raise click.UsageError("name the store: --config FILE or --store DIR")
     if config is not None:
         return read_config(config)
-    from lookupd.config import PlanSettings, StoreSettings
+    from lookupd.settings import PlanSettings, StoreSettings
 
     return Config(store=StoreSettings(path=str(store)), plan=PlanSettings(country_code=country))
 

@@ -1,267 +1,34 @@
-"""One tree of frozen structs read from one TOML file: defaults, units, checks, and the nearest known key.
-
-What a setting does is said where it is used; here is what it may be.
-"""
+"""One TOML file read into `settings`: units, the nearest known key, and the checks that types cannot make."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
-from lookupd.numbering import Plan, load_plan
-from lookupd.observe.counters import DIALECTS
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
+from lookupd.settings import (
+    FEED_NAME,
+    FLEET,
+    LOCAL_CLIENT,
+    ClientSettings,
+    Config,
+    FeedSettings,
+    Limits,
+    parse_endpoint,
+)
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where something listens: transport is udp, tcp or http; host is an address, never a name."""
-
-    transport: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.transport}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return ipaddress.ip_address(self.host).is_loopback
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all sections: unknown keys are refused."""
-
-
-class Replica(Section, frozen=True):
-    """Who we are among the replicas. peer: the other one's `listen.http`, such as http://192.0.2.7:9474; its
-    `[[client]]` list must have this machine, as a peer."""
-
-    name: str = "a"
-    peer: str = ""
-
-
-class StoreSettings(Section, frozen=True):
-    """Where the store is, and its address space (which costs no disk)."""
-
-    path: str = "/var/lib/lookupd/a"
-    map_size: Size = Size(64 << 30)
-
-
-class PlanSettings(Section, frozen=True):
-    """The numbering plan that national numbers are read in; `file` replaces the one that comes with us."""
-
-    country_code: str = "886"
-    file: str | None = None
-
-
-class Listen(Section, frozen=True):
-    """What is served where. A dialect that is not named is not served."""
-
-    npq: tuple[str, ...] = ()
-    pdb: tuple[str, ...] = ()
-    enum: tuple[str, ...] = ()
-    sip: tuple[str, ...] = ()
-    http: str | None = None
-
-
-class PdbSettings(Section, frozen=True):
-    """The pdb dialect. legacy: also answer the older form without a header."""
-
-    legacy: bool = True
-    unmapped_carrier_id: int = 1000
-
-
-class EngineSettings(Section, frozen=True):
-    """Which engine serves UDP, and with how many workers a listener; auto = native where it is installed, 0 = one
-    a core. The Python path is one thread."""
-
-    udp: Literal["auto", "native", "python"] = "auto"
-    threads: int = 0
-
-    @property
-    def workers(self) -> int:
-        """Of each listener, on this machine."""
-        return self.threads or min(len(os.sched_getaffinity(0)), ENGINE_THREADS_MAX)
-
-
-class ClientSettings(Section, frozen=True):
-    """Who may ask. peer: another replica, which may read the whole store over HTTP. queries_per_prefix: a second,
-    over UDP, from the addresses of one /24 or /56. enum, sip: in a file, the keys that differ from `[enum]`, `[sip]`.
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    account: str = ""
-    queries_per_second: int = 0
-    queries_per_prefix: int = 0
-    peer: bool = False
-    enum: EnumSettings = EnumSettings()
-    sip: SipSettings = SipSettings()
-
-
-class Limits(Section, frozen=True, rename={"return_": "return"}):
-    """What law or policy sets. stale_after: 0 = answer however old the data is.
-
-    moved_share, moved_free: a file may add, remove and change so large a share of the ported numbers, or so
-    many numbers, without a person's word. clock_step: a jump of the wall clock beyond it is not followed
-    until somebody takes it over.
-    """
-
-    port: Duration = Duration(3600)
-    return_: Duration = Duration(12 * 3600)
-    history: Duration = Duration(184 * 86_400)
-    stale_after: Duration = Duration(0)
-    moved_share: float = 0.02
-    moved_free: int = 1000
-    clock_step: Duration = Duration(300)
-
-
-class FeedSettings(Section, frozen=True):
-    """A feed: where its files come from, what they look like, whom we believe, and how patient we are.
-
-    source: dir:///folder, sftp://user@host:port/folder, https://host/folder/, or `jetstream:` for a replica of a
-    fleet. files: with `jetstream:`, the source of the signed files themselves. public_key: the sender's
-    minisign key, or two while one replaces the other, each with ` until TIME` after it if it expires; empty =
-    files are taken without a signature, with a warning. known_hosts, ssh_key: of SFTP. ca_file: the only
-    authority trusted for HTTPS. password_file: one line, for SFTP or HTTPS. poll: between two looks at the
-    source. timeout: of one step of a transfer. gap_wait: how long a missing or unusable file is waited for
-    before a snapshot is asked for. acknowledge: `yes` (FILE.ack.json), `by-replica` (FILE.NAME.ack.json,
-    where two replicas share a folder) or `no`. keep: how long fetched files stay in the spool.
-    """
-
-    source: str = ""
-    files: str = ""
-    format: Literal["lookupd", "npac-bdd", "bdpn"] = "lookupd"
-    public_key: str | tuple[str, ...] = ""
-    known_hosts: str = ""
-    ssh_key: str = ""
-    ca_file: str = ""
-    user: str = ""
-    password_file: str = ""
-    poll: Duration = Duration(5)
-    timeout: Duration = Duration(30)
-    gap_wait: Duration = Duration(600)
-    acknowledge: Literal["yes", "by-replica", "no"] = "yes"
-    keep: Duration = Duration(31 * 86_400)
-
-    @property
-    def public_keys(self) -> tuple[str, ...]:
-        """As a tuple, empty if there is none."""
-        keys = (self.public_key,) if isinstance(self.public_key, str) else self.public_key
-        return tuple(key for key in keys if key)
-
-
-class SyncSettings(Section, frozen=True):
-    """`lookupd-loader sync`. spool: where fetched files lie; empty = `spool` in the store's folder.
-
-    http: metrics and health of the exchange. scrub: how long one check of the whole store may take in the
-    background; 0 = none. peer: whose HTTP listener mends what is damaged here; empty = `replica.peer`.
-    """
-
-    spool: str = ""
-    http: str | None = None
-    scrub: Duration = Duration(3600)
-    peer: str = ""
-
-
-class JetStreamSettings(Section, frozen=True):
-    """The engine of a fleet: NATS JetStream, for the relay and for feeds with `source = "jetstream:"`.
-
-    servers: nats://host:port, or tls://host:port beyond loopback. stream, subject: the stream's name, and what stands
-    before `.FEED` in its subjects. user, password_file; certificate, key: an account, by either. ca_file: the only
-    authority trusted. replicas: copies of the stream that the relay makes and everybody demands. server_version: the
-    lowest that is taken. max_age, max_bytes: how much of the past the stream keeps. monitor: the servers' monitoring
-    ports, http://host:8222, where alone can be seen whether they sync each write.
-    """
-
-    servers: tuple[str, ...] = ()
-    stream: str = "LOOKUPD"
-    subject: str = "lookupd.feed"
-    user: str = ""
-    password_file: str = ""
-    certificate: str = ""
-    key: str = ""
-    ca_file: str = ""
-    replicas: int = 3
-    server_version: str = "2.12.7"
-    max_age: Duration = Duration(31 * 86_400)
-    max_bytes: Size = Size(8 << 30)
-    monitor: tuple[str, ...] = ()
-
-
-LOCAL_CLIENT = ClientSettings(name="local", sources=("127.0.0.0/8", "::1/128"), peer=True)
-
-
-class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}):
-    """The whole file."""
-
-    replica: Replica = Replica()
-    store: StoreSettings = StoreSettings()
-    plan: PlanSettings = PlanSettings()
-    listen: Listen = Listen()
-    pdb: PdbSettings = PdbSettings()
-    enum: EnumSettings = EnumSettings()
-    sip: SipSettings = SipSettings()
-    engine: EngineSettings = EngineSettings()
-    clients: tuple[ClientSettings, ...] = (LOCAL_CLIENT,)
-    limits: Limits = Limits()
-    sync: SyncSettings = SyncSettings()
-    jetstream: JetStreamSettings = JetStreamSettings()
-    feeds: dict[str, FeedSettings] = {}
-
-    @property
-    def store_path(self) -> Path:
-        """Of the store."""
-        return Path(self.store.path)
-
-    @property
-    def spool_path(self) -> Path:
-        """Of fetched files, a folder a feed."""
-        return Path(self.sync.spool) if self.sync.spool else self.store_path / "spool"
-
-    @property
-    def peer(self) -> str:
-        """Of the other replica, for whoever mends or compares; empty = there is none."""
-        return self.sync.peer or self.replica.peer
-
-    def read_plan(self) -> Plan:
-        """The numbering plan. Raises ConfigError."""
-        file = self.plan.file
-        return load_plan(self.plan.country_code, Path(file) if file else None)
-
-    def endpoints(self) -> dict[tuple[str, Endpoint], None]:
-        """Everything that is to be served, as (dialect, endpoint), in the file's order."""
-        found: dict[tuple[str, Endpoint], None] = {}
-        for dialect in DIALECTS:
-            for url in getattr(self.listen, dialect):
-                found[dialect, parse_endpoint(url)] = None
-        if self.listen.http is not None:
-            found["http", parse_endpoint(self.listen.http)] = None
-        return found
-
-
-CLOCK_FILE = "clock.json"
-"""In the spool: what the exchange knows of the time."""
-
-FEED_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-FLEET = "jetstream:"
-"""The source of a replica that follows a fleet's engine."""
 
 PUBLIC_KEYS_MAX = 2
 _PUBLIC_KEY = re.compile(r"RW[0-9A-Za-z+/]{54}(?: until (?P<until>\S+))?")
@@ -271,7 +38,7 @@ TRANSPORTS = {
     "pdb": ("udp",),
     "enum": ("udp", "tcp"),
     "sip": ("udp", "tcp"),
-    "http": ("http",),
+    "http": ("http", "https"),
 }
 
 
@@ -374,7 +141,7 @@ def _check(config: Config) -> None:
         if url and not url.startswith(("http://", "https://")):
             raise ConfigError(f"{key}: {url}: write it like http://192.0.2.7:9474")
     if config.sync.http is not None:
-        _check_url("sync.http", config.sync.http, ("http",))
+        _check_url("sync.http", config.sync.http, ("http", "https"))
     _check_engine(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
@@ -449,7 +216,7 @@ def _check_listen(config: Config) -> None:
             _check_url(f"listen.{name}", url, transports)
             if name == "pdb" and ":" in parse_endpoint(url).host:
                 raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
-    endpoints = [(e.transport.replace("http", "tcp"), e.host, e.port) for _, e in config.endpoints()]
+    endpoints = [(e.protocol, e.host, e.port) for _, e in config.endpoints()]
     for endpoint_key in endpoints:
         if endpoint_key[2] and endpoints.count(endpoint_key) > 1:
             raise ConfigError(f"listen: {endpoint_key[1]} port {endpoint_key[2]}/{endpoint_key[0]} is named twice")
@@ -473,19 +240,3 @@ def _check_client(where: str, client: ClientSettings, config: Config) -> None:
         check_enum(f"{where}.enum", client.enum)
     if client.sip != config.sip:
         check_sip(f"{where}.sip", client.sip)
-
-
-def parse_endpoint(url: str) -> Endpoint:
-    """`udp://127.0.0.1:4700`. Raises ValueError with the reason. Port 0 lets the system choose."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{url}: {error}") from None
-    if parts.scheme not in {"udp", "tcp", "http"} or port is None or parts.path or parts.query or parts.username:
-        raise ValueError(f"{url}: write it like udp://127.0.0.1:4700")
-    try:
-        host = str(ipaddress.ip_address(parts.hostname or ""))
-    except ValueError:
-        raise ValueError(f"{url}: {parts.hostname!r} is no address: listeners take addresses, not names") from None
-    return Endpoint(parts.scheme, host, port)

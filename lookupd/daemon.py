@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from lookupd import fastpath
+from lookupd import fastpath, web
 from lookupd.access import OWN_NAME, Access
 from lookupd.canary import Canary
-from lookupd.config import ClientSettings, Config, Endpoint, read_config
+from lookupd.config import read_config
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError, LookupdError, StoreError
 from lookupd.fastpath.path import Path as FastPath
@@ -34,6 +34,7 @@ from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
 from lookupd.protocols.framings import FRAMINGS
 from lookupd.second_look import warnings
+from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.status import ENGINE_HEADER, PEER_HEADER
 from lookupd.store.portable import Standing
 from lookupd.store.reader import Reader
@@ -42,11 +43,11 @@ from lookupd.succession import Succession
 from lookupd.supervise import Supervisor
 from lookupd.supervision import Supervision
 from lookupd.transports.http import HttpListener
-from lookupd.transports.http_store import StoreForPeers
 from lookupd.transports.inherited import Inherited, Key, Legacy, describe
 from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
+from lookupd.web.store import StoreForPeers
 
 
 class Daemon:
@@ -86,6 +87,17 @@ class Daemon:
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
         self.engine.withdrawn = withdrawn
         self.metrics.add(PairMetrics(self.engine, self.watch))
+        self.site = web.Site(
+            self.engine,
+            self.metrics,
+            config=lambda: self.config,
+            config_path=config_path,
+            readiness=self.readiness,
+            begin_batch=self.begin_batch,
+            store=self.for_peers,
+            watch=self.watch,
+            engine_name=engine_name,
+        )
         self.listeners: dict[Key, Listener] = {}
         self._stopping = asyncio.Event()
         self._draining = False
@@ -366,7 +378,7 @@ class Daemon:
                 self.metrics.connections(dialect),
             )
         else:
-            listener = HttpListener(sock, self.access, self.metrics, self.readiness, self.for_peers, self._told)
+            listener = HttpListener(sock, self.access, self.metrics, self.readiness, web.routes(self.site), self._told)
         await listener.start()
         return listener
 

@@ -12,7 +12,6 @@ import dns.rcode
 import dns.rdatatype
 
 from lookupd.access import Client
-from lookupd.config import ClientSettings, Config
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError
 from lookupd.fastpath.batch import PdbResponder, Responder
@@ -22,6 +21,7 @@ from lookupd.limits import E164_DIGITS_MAX
 from lookupd.observe.counters import QueryCounters
 from lookupd.profiles import EnumSettings
 from lookupd.protocols import pdb
+from lookupd.settings import ClientSettings, Config
 
 _PEER = ("127.0.0.1", 5060)
 _PDB_CODES = {pdb.OK: "OK", pdb.NOT_NUMBER: "NOT_NUMBER", pdb.NOT_FOUND: "NOT_FOUND"}

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from lookupd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lookupd.config import FeedSettings, JetStreamSettings
+    from lookupd.settings import FeedSettings, JetStreamSettings
 
 SERVERS_MAX = 16
 """Servers named: a cluster for one stream has three or five."""

@@ -28,9 +28,9 @@ from typing import Literal
 
 import msgspec
 
-from lookupd.config import Endpoint
 from lookupd.errors import LookupdError
 from lookupd.limits import HANDOVER_MESSAGE_BYTES_MAX, HANDOVER_SECONDS, HANDOVER_STEP_SECONDS
+from lookupd.settings import Endpoint
 from lookupd.transports.inherited import PREDECESSOR, SYSTEMD, Bequest, Key, Legacy
 
 _HEADER = struct.Struct(">I")

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from lookupd.config import Config, Endpoint, parse_endpoint
 from lookupd.errors import ConfigError, LookupdError, ProtocolError
 from lookupd.limits import (
     HEALTH_ANSWER_BYTES_MAX,
@@ -26,6 +25,7 @@ from lookupd.limits import (
 )
 from lookupd.observe.log import log
 from lookupd.protocols import npq, pdb
+from lookupd.settings import Config, Endpoint, parse_endpoint
 
 CANARY = "0"
 """No number of any plan: it is answered without the store, and by every dialect."""
@@ -73,8 +73,9 @@ class Watch:
 
     def __init__(self, config: Config, file: Path, interval: float, bad: int = HEALTH_BAD) -> None:
         """bad: what the file says while we are not healthy. Raises ConfigError where nothing can be asked."""
-        if config.listen.http is None:
-            raise ConfigError("listen.http: not set: the health check asks its /readyz")
+        if config.local_http is None:
+            raise ConfigError("listen.http: no http:// on loopback: the health check asks its /readyz: add one")
+        self._http = parse_endpoint(config.local_http)
         self._config = config
         self._file, self._interval, self._bad = file, interval, bad
         self._verdict = Verdict()
@@ -116,8 +117,7 @@ class Watch:
 
     async def _look(self) -> Trouble | None:
         looks = [_ask_udp(dialect, here) for dialect, here in _questions(self._config)]
-        assert self._config.listen.http is not None
-        looks.append(_ask_readyz(parse_endpoint(self._config.listen.http)))
+        looks.append(_ask_readyz(self._http))
         found = await asyncio.gather(*looks, return_exceptions=True)
         for error in found:
             if error is not None and not isinstance(error, Trouble | OSError | TimeoutError):

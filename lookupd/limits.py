@@ -463,3 +463,8 @@ HEALTH_BAD = -100
 
 HEALTH_ANSWER_BYTES_MAX = 4096
 """Of one answer that is read; what we ask for needs under 1,000."""
+
+# -- ledgers ---------------------------------------------------------------------------------------------
+
+LEDGER_WAIT_SECONDS = 5.0
+"""How long a ledger that another process writes is waited for: it holds the file for milliseconds."""

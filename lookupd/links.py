@@ -10,12 +10,12 @@ import asyncio
 import time
 from contextlib import suppress
 
-from lookupd.config import Endpoint, parse_endpoint
 from lookupd.errors import LookupdError, ProtocolError
 from lookupd.hedging import Record
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
 from lookupd.model import Outcome
 from lookupd.protocols import npq
+from lookupd.settings import Endpoint, parse_endpoint
 
 POOR = frozenset({Outcome.UNAVAILABLE, Outcome.REFUSED})
 """Outcomes that say nothing of the number."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import aiohttp
 import msgspec
 
-from lookupd.config import FEED_NAME
 from lookupd.errors import LookupdError
 from lookupd.limits import (
     PEER_NAME_CHARS_MAX,
@@ -25,6 +24,7 @@ from lookupd.limits import (
 )
 from lookupd.observe.log import log
 from lookupd.pair import Pair, PairState, Verdict, View
+from lookupd.settings import FEED_NAME
 from lookupd.store.portable import StoreState
 
 POLL_RESULTS = ("ok", "unreachable", "timeout", "refused", "wrong")

@@ -6,12 +6,12 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from lookupd.config import ClientSettings, Config
 from lookupd.limits import AMPLIFICATION_MAX, PREFIX_BITS_V4, PREFIX_BITS_V6
 from lookupd.profiles import EnumSettings, NumberForm, SipSettings
 from lookupd.protocols import dns
 from lookupd.protocols.enum_dns import profile_of
 from lookupd.protocols.sip_message import SIP_PORT
+from lookupd.settings import ClientSettings, Config
 
 Profile = TypeVar("Profile", bound=NumberForm)
 
@@ -51,7 +51,7 @@ def _of_listeners(config: Config) -> Iterator[str]:
 def _of_peer(config: Config) -> Iterator[str]:
     if not config.replica.peer:
         return
-    if config.listen.http is None:
+    if not config.listen.http_urls:
         yield "replica.peer: is watched, but cannot watch us: listen.http names no listener"
     elif not any(client.peer for client in config.clients):
         yield "replica.peer: is watched, but cannot watch us: no [[client]] has peer = true"

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from lookupd.config import Config, Endpoint
 from lookupd.errors import ConfigError
+from lookupd.settings import Config, Endpoint
 
 UNIT_FOLDERS: Final = tuple(
     Path(folder)
@@ -42,9 +42,7 @@ def drop_in(config: Config) -> str:
 
 def configured(config: Config) -> frozenset[str]:
     """`udp 127.0.0.1:4700` for each listener."""
-    return frozenset(
-        f"{endpoint.transport.replace('http', 'tcp')} {_address(endpoint)}" for _, endpoint in config.endpoints()
-    )
+    return frozenset(f"{endpoint.protocol} {_address(endpoint)}" for _, endpoint in config.endpoints())
 
 
 def held(name: str, folders: Iterable[Path] = UNIT_FOLDERS) -> frozenset[str] | None:

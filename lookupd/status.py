@@ -11,9 +11,9 @@ from typing import IO, Any
 import msgspec
 
 from lookupd import fastpath
-from lookupd.config import Config
 from lookupd.errors import ConfigError
 from lookupd.model import UnixSeconds
+from lookupd.settings import Config
 from lookupd.store.reader import Reader
 from lookupd.store.schema import format_digest
 from lookupd.units import format_time
@@ -112,17 +112,17 @@ def _engine_here(config: Config | None) -> str:
 def _ask_daemon(config: Config) -> tuple[str | None, str | None, str | None]:
     """What its /readyz says, its engine, and how it stands to its peer; None where it has no HTTP listener, or does not
     tell."""
-    if config.listen.http is None:
+    if config.local_http is None:
         return None, None, None
     try:
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with directly.open(f"{config.listen.http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
+        with directly.open(f"{config.local_http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:
             return _words(reply, reply.headers)
     except urllib.error.HTTPError as error:
         with error:
             return _words(error, error.headers)
     except OSError as error:
-        return f"no answer from {config.listen.http}: {getattr(error, 'reason', error)}", None, None
+        return f"no answer from {config.local_http}: {getattr(error, 'reason', error)}", None, None
 
 
 def _words(reply: IO[bytes], headers: Message) -> tuple[str, str | None, str | None]:

@@ -24,11 +24,12 @@ from loader.apply import Result, Terms, apply_delta, apply_snapshot
 from loader.files import identify
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
 from lookupd import native_bulk
-from lookupd.config import Config, read_config
+from lookupd.config import read_config
 from lookupd.daemon import Daemon
 from lookupd.fastpath import native_missing
 from lookupd.model import UnixSeconds
 from lookupd.numbering import load_plan
+from lookupd.settings import Config
 from lookupd.store.reader import Reader
 from lookupd.store.schema import DATABASES
 from lookupd.store.writer import Writer

@@ -12,13 +12,13 @@ import dns.message
 import dns.rcode
 
 from lookupd.access import SECOND_NS, Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.enum import EnumResponder
 from lookupd.limits import DNS_ANSWER_BYTES_MAX
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.observe.counters import DROP, RATE, QueryCounters
 from lookupd.profiles import EnumSettings, check_enum
+from lookupd.settings import ClientSettings
 from tests.conftest import PLAN, Workbench
 
 CONFIRMED_AT = 1_790_000_000

@@ -15,9 +15,10 @@ from nats.js import JetStreamContext
 from loader.fleet.streams import ack_config, ack_stream, feed_config, feed_subject
 from loader.fleet.wire import Envelope, encode_envelope
 from loader.trust import Signer
-from lookupd.config import JetStreamSettings, read_config
+from lookupd.config import read_config
 from lookupd.errors import SourceError
 from lookupd.model import StreamPosition
+from lookupd.settings import JetStreamSettings
 from tests.conftest import Workbench
 from tests.exchange import Exchange, Rig, delta_name
 from tests.nats_servers import NatsServer, settings_text

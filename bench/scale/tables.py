@@ -13,8 +13,8 @@ from bench.scale.capacity import BATCH, DIALECTS, LOAD_RATE, START, Capacity, pe
 from bench.scale.costs import Costs
 from bench.scale.demand import Country, Demand
 from bench.scale.fleet import CatchUp, Delay
-from lookupd.config import StoreSettings
 from lookupd.limits import STORE_READERS_MAX
+from lookupd.settings import StoreSettings
 from lookupd.store.schema import NUMBERS_PER_BLOCK, ROUTE_MASK
 
 SERVERS = (1, 3)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 import msgspec
 
-from lookupd.config import CLOCK_FILE, Config, Limits, read_config
+from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan, load_plan
+from lookupd.settings import CLOCK_FILE, Config, Limits
 
 if TYPE_CHECKING:
     from loader.files import FeedFile

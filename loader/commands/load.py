@@ -245,7 +245,7 @@ def generate(
     """
     from loader.generate import Generator
     from loader.progress import CommandProgress
-    from lookupd.config import FEED_NAME
+    from lookupd.settings import FEED_NAME
 
     if not FEED_NAME.fullmatch(feed):
         raise click.UsageError("--feed: lower-case letters, digits, - and _, at most 32")

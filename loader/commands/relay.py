@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loader.commands.common import EXISTING, fail
-from lookupd.config import Config, read_config
+from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
+from lookupd.settings import Config
 
 if TYPE_CHECKING:
     from loader.fleet.fleet import State

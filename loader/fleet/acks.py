@@ -13,9 +13,9 @@ from loader.acknowledge import Acknowledgement
 from loader.fleet.connect import Engine
 from loader.fleet.stream_metrics import StreamMetrics
 from loader.fleet.streams import ack_stream, ack_subject
-from lookupd.config import JetStreamSettings
 from lookupd.limits import ACK_BYTES_KEPT
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 
 class Words:

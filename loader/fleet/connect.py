@@ -21,7 +21,6 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
 from loader.fleet.login import Login, read_login
-from lookupd.config import JetStreamSettings
 from lookupd.errors import SourceError
 from lookupd.fleet import parse_version
 from lookupd.limits import (
@@ -32,6 +31,7 @@ from lookupd.limits import (
     ENGINE_PINGS_MAX,
 )
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 _TOKEN = re.compile(r"[^0-9A-Za-z_-]")
 

@@ -12,7 +12,7 @@ from loader.fleet.connect import Engine, connect, telling
 from loader.fleet.followers import Followers, Word, hear_all, read_words
 from loader.fleet.streams import feed_subject, open_ack_stream
 from loader.fleet.wire import FILE
-from lookupd.config import JetStreamSettings
+from lookupd.settings import JetStreamSettings
 from lookupd.units import format_millis
 
 

@@ -22,7 +22,6 @@ from loader.fleet.stream_metrics import StreamMetrics
 from loader.fleet.streams import feed_subject, open_feed_stream
 from loader.fleet.wire import MESSAGE_ID
 from loader.sources.backoff import Backoff
-from lookupd.config import JetStreamSettings
 from lookupd.errors import SourceError
 from lookupd.limits import (
     MESSAGE_ID_CHARS_MAX,
@@ -36,6 +35,7 @@ from lookupd.limits import (
 )
 from lookupd.model import StreamPosition
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 HEARTBEAT, NO_MORE_NOW = "100", "408"
 """What the engine says on the way: it is there; the request's time is over."""

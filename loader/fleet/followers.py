@@ -17,10 +17,10 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from loader.acknowledge import Acknowledgement
 from loader.fleet.connect import Engine, inbox_token, telling
 from loader.fleet.streams import ACK_BYTES_MAX, ack_prefix, ack_stream
-from lookupd.config import FEED_NAME, JetStreamSettings
 from lookupd.limits import ENGINE_ANSWER_SECONDS, FLEET_REPLICAS_MAX, FLEET_SEQUENCES_KEPT
 from lookupd.model import UnixMillis
 from lookupd.observe.log import log
+from lookupd.settings import FEED_NAME, JetStreamSettings
 from lookupd.units import parse_millis
 
 VISIBLE = {"applied", "duplicate"}

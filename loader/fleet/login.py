@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from loader.sources.open import read_secret
-from lookupd.config import JetStreamSettings
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_jetstream, parse_version
+from lookupd.settings import JetStreamSettings
 
 
 class Login(msgspec.Struct, frozen=True):

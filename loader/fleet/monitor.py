@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from lookupd.config import JetStreamSettings
 from lookupd.errors import SourceError
 from lookupd.fleet import parse_version
 from lookupd.limits import ENGINE_ANSWER_SECONDS, ENGINE_MONITOR_BYTES_MAX
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 
 async def check_servers(settings: JetStreamSettings) -> None:

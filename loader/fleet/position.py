@@ -19,11 +19,11 @@ from loader.fleet.relay_metrics import RelayFeedMetrics
 from loader.fleet.streams import feed_subject
 from loader.fleet.wire import Envelope, decode_envelope
 from loader.trust import PublicKey, check_signature_text
-from lookupd.config import JetStreamSettings
 from lookupd.errors import FeedError, SourceError
 from lookupd.limits import FOREIGN_MESSAGES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 KNOWN_FILE = "relay.json"
 """In the feed's spool: what was published last."""

@@ -21,10 +21,10 @@ from loader.sources.backoff import Backoff
 from loader.sources.open import open_source
 from loader.trust import parse_public_key
 from lookupd.access import Access
-from lookupd.config import Config, FeedSettings, parse_endpoint
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import FLEET_READ_SECONDS, RELAY_BACKOFF_SECONDS
 from lookupd.observe.log import log
+from lookupd.settings import Config, FeedSettings, parse_endpoint
 from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
 from lookupd.transports.sockets import bind

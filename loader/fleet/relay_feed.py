@@ -29,12 +29,12 @@ from loader.sources import Source
 from loader.spool import Spool
 from loader.trust import PublicKey
 from loader.validate import read_delta
-from lookupd.config import FeedSettings, JetStreamSettings
 from lookupd.errors import FeedError, SourceError
 from lookupd.limits import DELTA_LINE_BYTES_MAX, RELAY_LOT, RELAY_RETRY_SECONDS
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.log import log
+from lookupd.settings import FeedSettings, JetStreamSettings
 from lookupd.units import parse_time
 
 TIDY_SECONDS = 3600.0

@@ -13,9 +13,9 @@ from nats.js.errors import APIError, NotFoundError
 
 from loader.fleet.connect import Engine, inbox_token, telling
 from loader.fleet.wire import PAYLOAD_BYTES_MAX
-from lookupd.config import JetStreamSettings
 from lookupd.errors import SourceError
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 MESSAGE_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * 1024
 """The data and its headers: a manifest and a signature, in base64, have at most 28 kB."""

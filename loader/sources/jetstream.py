@@ -23,7 +23,6 @@ from loader.fleet.stream_metrics import StreamMetrics
 from loader.fleet.wire import PAYLOAD_BYTES_MAX, decode_envelope
 from loader.sources import Source
 from loader.trust import PublicKey
-from lookupd.config import JetStreamSettings
 from lookupd.errors import FeedError, SourceError
 from lookupd.limits import (
     FILES_LIST_SECONDS,
@@ -33,6 +32,7 @@ from lookupd.limits import (
 )
 from lookupd.model import FeedPosition, StreamPosition
 from lookupd.observe.log import log
+from lookupd.settings import JetStreamSettings
 
 
 class JetStreamSource:

@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 import msgspec
 
 from loader.sources import Source
-from lookupd.config import FLEET, Config, FeedSettings
 from lookupd.errors import ConfigError
+from lookupd.settings import FLEET, Config, FeedSettings
 
 if TYPE_CHECKING:
     import asyncssh

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lookupd.config import Config
 from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.errors import LookupdError
 from lookupd.limits import DOCTOR_SECONDS
+from lookupd.settings import Config
 
 Found = TypeVar("Found")
 Group = Callable[[Subject], Iterator[Check]]

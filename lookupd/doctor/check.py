@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from lookupd.config import Config
+from lookupd.settings import Config
 from lookupd.store.reader import Reader
 from lookupd.store.schema import State
 

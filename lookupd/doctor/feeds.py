@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lookupd.config import Config, FeedSettings
 from lookupd.doctor.check import Account, Check, Subject, find_account, owner_name
 from lookupd.limits import FEED_SILENT_SECONDS, KEY_WARNING_SECONDS
+from lookupd.settings import Config, FeedSettings
 from lookupd.units import format_time, parse_time
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lookupd.config import Config
 from lookupd.doctor.check import Check, Subject
 from lookupd.limits import (
     CONNECTIONS_MAX,
@@ -18,6 +17,7 @@ from lookupd.limits import (
     NETDEV_BACKLOG_MIN,
     UDP_RECEIVE_BUFFER_BYTES,
 )
+from lookupd.settings import Config
 from lookupd.transports.sockets import IPPROTO_UDP, SEGMENT_SIZE, UDP_SEGMENT
 
 UDP_GRO: Final = 104

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from lookupd.config import CLOCK_FILE
 from lookupd.doctor.check import Check, Subject
+from lookupd.settings import CLOCK_FILE
 from lookupd.store.rights import DATA_FILE
 from lookupd.store.schema import disk_is_full, format_digest
 from lookupd.units import format_size

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from lookupd.config import Config
 from lookupd.doctor.check import Account, Check, Subject, mode_of, owner_name
+from lookupd.settings import Config
 from lookupd.store.rights import DATA_FILE, FILE_MODE, FOLDER_MODE, LOCK_FILE, LOCK_MODE
 
 _WRITER = "lookupd-sync"

@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lookupd.config import Config
 from lookupd.doctor.check import Check, Subject
 from lookupd.limits import DOCTOR_ANSWER_BYTES_MAX, DOCTOR_ASK_SECONDS
+from lookupd.settings import Config
 from lookupd.socket_units import UNIT_FOLDERS, configured, held
 
 
@@ -62,7 +62,7 @@ def sockets(config: Config, config_path: Path, folders: Iterable[Path]) -> Check
 
 def look_at_daemon(subject: Subject) -> Iterator[Check]:
     """Whether it says that it answers from data."""
-    url = subject.config.listen.http
+    url = subject.config.local_http
     if url is None:
         yield Check("daemon", "warn", "listen.http is not set: nobody can ask how it is", "name an address for it")
         return

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from lookupd.config import Config
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.doctor.running import ask, one_line
 from lookupd.errors import StoreError
+from lookupd.settings import Config
 from lookupd.store.portable import StoreState
 from lookupd.store.schema import State, format_digest
 

@@ -19,7 +19,6 @@ import msgspec
 
 from lookupd import _native
 from lookupd.access import Access, Client
-from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import Peer
 from lookupd.limits import NPQ_FRAME_BYTES_MAX
@@ -27,6 +26,7 @@ from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.profiles import EnumSettings, SipSettings
+from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import refuse_without_lock
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all, share
@@ -195,7 +195,8 @@ class NativeAccess(Access):
 
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
-        return self.native.usage()
+        counted = self.native.usage()
+        return [[*dialects, client.usage["http"]] for dialects, client in zip(counted, self.clients, strict=True)]
 
 
 class NativeRule(NamedTuple):

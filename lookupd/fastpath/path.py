@@ -7,8 +7,8 @@ from pathlib import Path as FilePath
 from typing import Protocol
 
 from lookupd.access import Access, Client
-from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.fastpath.batch import Peer
+from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.store.reader import Reader
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookupd.access import Access
-from lookupd.config import ClientSettings, Config, Endpoint
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
 from lookupd.fastpath.enum import EnumResponder
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.observe.metrics import Metrics
+from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import refuse_without_lock
 from lookupd.transports.sockets import bind, share

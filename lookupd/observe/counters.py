@@ -50,7 +50,10 @@ class QueryCounters:
 
 
 DIALECTS = ("npq", "pdb", "enum", "sip")
-"""What a client's queries are counted by; the order is the native engine's too."""
+"""That both engines speak; the order is the native engine's too."""
+
+ALL_DIALECTS = (*DIALECTS, "http")
+"""What a client's queries are counted by."""
 
 USAGE_RESULTS = (*(outcome.label for outcome in Outcome), "over_rate", "dropped", "other")
 """What became of a client's queries: answered by outcome, refused for its rate, not answered, not about a number."""
@@ -65,7 +68,7 @@ class ClientUsage(Protocol):
     """Counts by client, as long as a clients list is in force and after."""
 
     def usage(self) -> list[list[Usage]]:
-        """By client, then by dialect."""
+        """By client, then by ALL_DIALECTS."""
         ...
 
 

@@ -23,7 +23,7 @@ from lookupd.engine import Engine
 from lookupd.errors import StoreError
 from lookupd.model import DROP_REASONS, REFUSE_REASONS, Outcome
 from lookupd.observe.counters import (
-    DIALECTS,
+    ALL_DIALECTS,
     USAGE_RESULTS,
     ClientUsage,
     ConnectionCounters,
@@ -119,7 +119,7 @@ class _Listed:
 
 def _add_usage(sums: dict[str, list[Usage]], listed: _Listed) -> None:
     for name, by_dialect in zip(listed.names, listed.counted.usage(), strict=True):
-        sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in DIALECTS])
+        sum_ = sums.setdefault(name, [[0] * len(USAGE_RESULTS) for _ in ALL_DIALECTS])
         for mine, more in zip(sum_, by_dialect, strict=True):
             mine[:] = map(add, mine, more)
 
@@ -316,7 +316,7 @@ class Metrics(Collector):
             labels=["client", "dialect", "result"],
         )
         for name, by_dialect in self.client_usage().items():
-            for dialect, usage in zip(DIALECTS, by_dialect, strict=True):
+            for dialect, usage in zip(ALL_DIALECTS, by_dialect, strict=True):
                 for result, count in zip(USAGE_RESULTS, usage, strict=True):
                     queries.add_metric([name, dialect, result], count)
         yield queries

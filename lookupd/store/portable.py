@@ -1,7 +1,7 @@
 """A pinned state as two replicas compare it: digests of blocks and groups, numbers by what their ids stand for.
 
 Route ids and checksums differ between replicas that agree; what is here does not. Who asks, and over what, is
-for `transports.http_store` and the loader.
+for `web.store` and the loader.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The HTTP listener: metrics, health, and the store for peers. Who may ask is on the same list as for queries."""
+"""The HTTP listener: connections, metrics, health, the routes it is given. Who may ask is on the list of clients."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -14,12 +14,7 @@ from lookupd.access import Access
 from lookupd.limits import CONNECTION_IDLE_SECONDS, DRAIN_SECONDS, HTTP_BODY_BYTES_MAX
 from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE
-from lookupd.transports.http_store import StoreForPeers
-
-PEERS_ONLY = "/v1/store/"
-"""The whole store, number by number: personal data (NPR article 34), for other replicas only."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from lookupd.web import CLIENT, Handler, Route
 
 
 class HttpMetrics(Protocol):
@@ -64,22 +59,24 @@ class HttpListener:
         access: Access,
         metrics: HttpMetrics,
         readiness: Callable[[], str | None],
-        store: StoreForPeers | None = None,
+        routes: Sequence[Route] = (),
         told: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None. store: what peers
-        may read; None = nothing. told: headers of /readyz, for `lookupd status`."""
+        """sock: bound, non-blocking; owned from now on. readiness: why no query is answered, or None. routes: beside
+        those of our own. told: headers of /readyz, for `lookupd status`."""
         self.access = access
         self._sock = sock
         self._metrics = metrics
         self._readiness = readiness
         self._told = told
         application = web.Application(client_max_size=HTTP_BODY_BYTES_MAX, middlewares=[self._only_clients])
-        application.router.add_get("/metrics", self._get_metrics)
-        application.router.add_get("/livez", self._get_livez)
-        application.router.add_get("/readyz", self._get_readyz)
-        if store is not None:
-            application.router.add_routes(store.routes())
+        own = [
+            Route("GET", "/metrics", self._get_metrics, "status"),
+            Route("GET", "/livez", self._get_livez, None),
+            Route("GET", "/readyz", self._get_readyz, None),
+        ]
+        for route in (*own, *routes):
+            application.router.add_routes([_DEFINE[route.method](route.path, _guarded(route))])
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -120,10 +117,12 @@ class HttpListener:
         if client is None:
             self._metrics.http_refused += 1
             raise web.HTTPForbidden(text="this address is on no client's list\n")
-        if request.path.startswith(PEERS_ONLY) and not client.peer:
+        request[CLIENT] = client
+        try:
+            return await handler(request)
+        except NotPermitted as error:
             self._metrics.http_refused += 1
-            raise web.HTTPForbidden(text="this client is no peer: [[client]] peer = true lets it read the store\n")
-        return await handler(request)
+            raise web.HTTPForbidden(text=f"{error}\n") from None
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -136,3 +135,24 @@ class HttpListener:
         if reason is None:
             return web.Response(text="ready\n", headers=self._told())
         return web.Response(status=503, text=f"not ready: {reason}\n", headers=self._told() | {"Retry-After": "1"})
+
+
+class NotPermitted(Exception):
+    """The client may ask, but not for this; the message says what lets it."""
+
+
+def _guarded(route: Route) -> Handler:
+    """Its handler, for clients that may ask for it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        client = request[CLIENT]
+        if route.needs == "peer" and not client.peer:
+            raise NotPermitted("this client is no peer: [[client]] peer = true lets it read the store")
+        if route.needs not in (None, "peer") and route.needs not in client.may:
+            raise NotPermitted(f"this client may not: [[client]] may = [..., {route.needs!r}] lets it")
+        return await route.handler(request)
+
+    return handler
+
+
+_DEFINE = {"GET": web.get, "POST": web.post}

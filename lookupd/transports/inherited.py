@@ -11,8 +11,8 @@ from collections.abc import Mapping, MutableMapping
 
 import msgspec
 
-from lookupd.config import Endpoint
 from lookupd.errors import ConfigError
+from lookupd.settings import Endpoint
 
 FIRST_DESCRIPTOR = 3
 """Where systemd's begin: SD_LISTEN_FDS_START of sd_listen_fds(3)."""

@@ -9,9 +9,9 @@ import struct
 
 import msgspec
 
-from lookupd.config import Endpoint
 from lookupd.errors import ConfigError
 from lookupd.limits import UDP_RECEIVE_BUFFER_BYTES
+from lookupd.settings import Endpoint
 
 SO_TIMESTAMPNS = 35
 """linux/socket.h: the kernel notes when each datagram arrived. Python's socket module has no name for it.

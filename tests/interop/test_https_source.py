@@ -31,8 +31,8 @@ from cryptography.x509.oid import NameOID
 from loader.sources import Source
 from loader.sources.listing import LISTING_BYTES_MAX
 from loader.sources.open import open_source
-from lookupd.config import FeedSettings
 from lookupd.errors import SourceError
+from lookupd.settings import FeedSettings
 from lookupd.units import Duration
 
 NAME = "snapshot-main-1.csv"

@@ -23,8 +23,8 @@ import pytest
 from loader.sources import Source
 from loader.sources.open import open_source
 from loader.sources.place import NAMES_MAX
-from lookupd.config import FeedSettings
 from lookupd.errors import SourceError
+from lookupd.settings import FeedSettings
 from lookupd.units import Duration
 from tests.conftest import free_port, wait_until
 from tests.small_disk import small_disk

@@ -24,7 +24,6 @@ import numpy as np
 
 from lookupd import _native
 from lookupd.access import Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer, Responder
 from lookupd.fastpath.enum import EnumResponder
@@ -35,6 +34,7 @@ from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
 from lookupd.profiles import SipSettings
+from lookupd.settings import ClientSettings
 from lookupd.store.reader import Reader
 from tests.parity import sip_messages
 from tests.parity.enum_messages import PROFILES

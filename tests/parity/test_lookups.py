@@ -14,12 +14,12 @@ if missing := native_missing():
     pytest.skip(missing, allow_module_level=True)
 
 from lookupd import _native
-from lookupd.config import ClientSettings
 from lookupd.engine import SERIAL_MASK, Engine
 from lookupd.errors import StoreError
 from lookupd.fastpath.native import native_rule
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.protocols import npq
+from lookupd.settings import ClientSettings
 from tests.parity.differential import PEER, Opened, native_plan, prepare
 from tests.parity.stores import CONFIRMED_AT, PLANS, RANGES, some_numbers, stored_blocks
 

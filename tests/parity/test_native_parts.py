@@ -10,12 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lookupd.access import Access, Bucket, slot
-from lookupd.config import ClientSettings
 from lookupd.errors import ConfigError, ProtocolError
 from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
 from lookupd.numbering import Kind, Plan, load_plan
 from lookupd.profiles import EnumSettings
 from lookupd.protocols import npq, pdb
+from lookupd.settings import ClientSettings
 from tests.property.test_protocols import (
     answer_lists,
     datagrams,

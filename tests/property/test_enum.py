@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookupd.access import SECOND_NS, Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.enum import EnumResponder
@@ -34,6 +33,7 @@ from lookupd.observe.counters import QueryCounters
 from lookupd.profiles import EnumSettings, check_enum
 from lookupd.protocols import enum_dns
 from lookupd.protocols.dns import decode_query
+from lookupd.settings import ClientSettings
 from tests.enum_bench import OPT, PEER, labels, name_of, query
 from tests.property.test_protocols import evenly, mutations
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookupd.access import Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
@@ -19,6 +18,7 @@ from lookupd.limits import DATAGRAM_BYTES_MAX, NPQ_DATAGRAM_ANSWER_BYTES_MAX
 from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
 from lookupd.observe.counters import QueryCounters
 from lookupd.protocols import npq, pdb
+from lookupd.settings import ClientSettings
 
 often = settings(max_examples=400, deadline=None, print_blob=True)
 seldom = settings(max_examples=60, deadline=None, print_blob=True)

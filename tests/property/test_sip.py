@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookupd.access import Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import AMPLIFICATION_MAX, SIP_DATAGRAM_BYTES_MAX, SIP_MESSAGE_BYTES_MAX
@@ -18,6 +17,7 @@ from lookupd.observe.counters import QueryCounters
 from lookupd.profiles import SipSettings
 from lookupd.protocols import sip_message, sip_uri
 from lookupd.protocols.sip_framing import SipFraming
+from lookupd.settings import ClientSettings
 from tests.sip_calls import Reply, read_reply, request
 
 often = settings(max_examples=300, deadline=None, print_blob=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lookupd.access import FULL_AT_NS_MAX, SECOND_NS, Access, Bucket, Client
-from lookupd.config import ClientSettings
 from lookupd.limits import PREFIX_SLOTS, SOURCES_CACHED_MAX
+from lookupd.settings import ClientSettings
 
 
 def test_first_entry_that_holds_the_address_wins() -> None:

@@ -8,11 +8,12 @@ import dns.flags
 import dns.message
 import pytest
 
-from lookupd.config import Config, parse_endpoint, read_config
+from lookupd.config import read_config
 from lookupd.errors import ConfigError
 from lookupd.protocols import dns as codec
 from lookupd.protocols.enum_dns import profile_of
 from lookupd.second_look import warnings
+from lookupd.settings import Config, parse_endpoint
 from lookupd.units import format_time, parse_duration, parse_size, parse_time
 from tests.conftest import free_port, run_cli
 
@@ -82,7 +83,7 @@ def test_empty_file_listens_nowhere_and_answers_loopback_only(tmp_path: Path) ->
     [
         ("[store]\npaht = 'x'", "store.paht: unknown key; did you mean 'path'?"),
         ("[stroe]", "stroe: unknown key; did you mean 'store'?"),
-        ("[[client]]\nname='a'\nsources=['::1']\nrate=1", "client[0].rate: unknown key; known keys: account"),
+        ("[[client]]\nname='a'\nsources=['::1']\nrats=1", "client[0].rats: unknown key; did you mean 'rate'?"),
         ("[feed.main]\nfromat='x'", "feed.main.fromat: unknown key; did you mean 'format'?"),
         ("[feed.main]\nformat='npac'", "feed.main.format"),
         ("[feed.main]\npublic_key='RW'", "feed.main.public_key: 'RW' is no minisign key"),

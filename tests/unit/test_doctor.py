@@ -16,10 +16,11 @@ import msgspec
 import pytest
 
 from loader.steady import SteadyClock, read_boot_id
-from lookupd.config import CLOCK_FILE, FeedSettings, read_config
+from lookupd.config import read_config
 from lookupd.doctor import examine, feeds, format_checks, kernel, machine, rights, running, twin
 from lookupd.doctor.check import Check, Subject, find_account, read_store
 from lookupd.limits import DOCTOR_SECONDS, KEY_WARNING_SECONDS
+from lookupd.settings import CLOCK_FILE, FeedSettings
 from lookupd.socket_units import drop_in
 from lookupd.store.portable import StoreState
 from lookupd.store.schema import format_digest

@@ -12,9 +12,10 @@ import pytest
 
 from loader.fleet.connect import Link, connect, telling
 from loader.fleet.login import read_login
-from lookupd.config import JetStreamSettings, read_config
+from lookupd.config import read_config
 from lookupd.errors import ConfigError, SourceError
 from lookupd.fleet import parse_version
+from lookupd.settings import JetStreamSettings
 from tests.conftest import free_port
 from tests.nats_servers import VERSION, Certificates, NatsServer, User, make_certificates, nats_cluster, nats_server
 

@@ -163,6 +163,6 @@ def test_file_is_kept_fresh_and_made_again(config: Path, tmp_path: Path) -> None
 def test_what_cannot_work_is_told_with_the_way_out(loaded: Workbench, tmp_path: Path) -> None:
     config = loaded.config(listen='npq = ["udp://127.0.0.1:4700"]')
     told = run_cli("lookupd.cli", "health", "--config", config, "--file", tmp_path / "health")
-    assert (told.returncode, "listen.http: not set" in told.stderr) == (3, True)
+    assert (told.returncode, "listen.http: no http://" in told.stderr) == (3, True)
     told = run_cli("lookupd.cli", "health", "--config", loaded.config(), "--file", tmp_path / "none" / "health")
     assert (told.returncode, "make it" in told.stderr) == (1, True)

@@ -11,12 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lookupd.config import Endpoint, read_config
+from lookupd.config import read_config
 from lookupd.daemon import Daemon
 from lookupd.errors import ConfigError
 from lookupd.fastpath import native_missing
 from lookupd.protocols import npq
 from lookupd.protocols.sip_framing import SipFraming
+from lookupd.settings import Endpoint
 from lookupd.transports import inherited
 from lookupd.transports.inherited import (
     DESCRIPTORS_MAX,

@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from lookupd.config import Endpoint
 from lookupd.engine import Engine
 from lookupd.errors import ConfigError
 from lookupd.numbering import load_plan
 from lookupd.observe import metrics as observed
-from lookupd.observe.counters import DIALECTS, USAGE_RESULTS, Usage
+from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
 from lookupd.observe.metrics import Metrics
+from lookupd.settings import Endpoint
 from lookupd.transports import sockets
 
 
@@ -47,7 +47,7 @@ class Clients:
         self.queries = queries
 
     def usage(self) -> list[list[Usage]]:
-        return [[[self.queries] * len(USAGE_RESULTS) for _ in DIALECTS]]
+        return [[[self.queries] * len(USAGE_RESULTS) for _ in ALL_DIALECTS]]
 
 
 def test_closed_listeners_stay_in_the_sums_and_nowhere_else() -> None:

@@ -18,12 +18,12 @@ import pytest
 
 from lookupd import limits
 from lookupd.access import SECOND_NS, Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.batch import NpqResponder
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.observe.counters import QueryCounters
 from lookupd.protocols.npq import ERROR_TEXTS
+from lookupd.settings import ClientSettings
 from tests.conftest import PLAN, Workbench, serve
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "npq.md"

@@ -26,7 +26,7 @@ from lookupd.store.portable import Pinned, Standing, StoreState
 from lookupd.store.reader import Reader
 from lookupd.store.trail import FEED, HAND, TABLES, Step
 from lookupd.store.writer import Writer
-from lookupd.transports.http_store import StoreForPeers
+from lookupd.web.store import StoreForPeers
 from tests.conftest import NETWORKS, RANGES, Workbench, free_port, serve
 from tests.unit.test_daemon import ask_udp, scrape
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from lookupd.access import Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.batch import PdbResponder
@@ -15,6 +14,7 @@ from lookupd.limits import PDB_DIGITS_MAX
 from lookupd.model import Outcome, UnixSeconds
 from lookupd.observe.counters import DROP, RATE, UNAVAILABLE, UNSENT, QueryCounters
 from lookupd.protocols import pdb
+from lookupd.settings import ClientSettings
 from tests.conftest import PLAN, Workbench
 
 REQUEST = bytes.fromhex("01 00 00 13 00 00 38 38 36 39 31 32 33 34 35 30 30 31 00")

@@ -9,7 +9,6 @@ import pytest
 import xxhash
 
 from lookupd.access import Client
-from lookupd.config import ClientSettings
 from lookupd.engine import Engine
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import (
@@ -24,6 +23,7 @@ from lookupd.model import Outcome, UnixSeconds
 from lookupd.observe.counters import DROP, RATE, QueryCounters
 from lookupd.profiles import SipSettings
 from lookupd.protocols.sip_framing import SipFraming
+from lookupd.settings import ClientSettings
 from tests.conftest import NETWORKS, PLAN, RANGES, Workbench
 from tests.sip_calls import NUMBER, Reply, read_reply, request
 

@@ -22,8 +22,8 @@ from loader.sources.listing import parse_listing
 from loader.sources.open import open_source
 from loader.sources.place import NAME_BYTES_MAX, NAMES_MAX, is_plain_name, one_line
 from loader.sources.sftp import SftpSource
-from lookupd.config import FeedSettings
 from lookupd.errors import ConfigError, SourceError
+from lookupd.settings import FeedSettings
 from lookupd.units import Duration
 from tests.small_disk import small_disk
 

@@ -32,6 +32,7 @@ from lookupd.store.portable import Pinned, Standing, StoreState, Tables
 from lookupd.store.reader import Reader
 from lookupd.store.schema import State
 from lookupd.store.trail import Step
+from lookupd.web import Route
 
 SERIAL_HEADER = "Lookupd-Serial"
 NEXT_HEADER = "Lookupd-Next"
@@ -56,10 +57,10 @@ class StoreForPeers:
         self._pinned: set[Pinned] = set()
         self._trail: tuple[State | None, tuple[Step, ...]] = (None, ())
 
-    def routes(self) -> list[web.RouteDef]:
-        """For an application's router."""
+    def routes(self) -> list[Route]:
+        """The whole store, number by number: personal data (NPR article 34), for other replicas only."""
         answers = {"state": self._state, "digests": self._digests, "blocks": self._blocks, "tables": self._tables}
-        return [web.get(f"/v1/store/{name}", self._answering(answer)) for name, answer in answers.items()]
+        return [Route("GET", f"/v1/store/{name}", self._answering(answer), "peer") for name, answer in answers.items()]
 
     def let_go(self) -> None:
         """Close every pinned state, before the reader is closed; requests under way answer 503."""

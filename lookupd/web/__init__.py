@@ -1,0 +1,73 @@
+"""What the daemon serves over HTTP: the routes, what a client needs for each, and the daemon as handlers see it.
+
+Connections, and who may ask at all, are `transports.http` and `guard`; each other module here has routes of one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from aiohttp import web
+
+from lookupd.engine import Engine
+from lookupd.settings import Config, Permission
+
+if TYPE_CHECKING:
+    from lookupd.access import Client
+    from lookupd.observe.metrics import Metrics
+    from lookupd.pair_watch import PairWatch
+    from lookupd.web.store import StoreForPeers
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CLIENT: web.RequestKey[Client] = web.RequestKey("client")
+"""Under which a request holds who asks."""
+
+
+class Route(NamedTuple):
+    """method: GET (and so HEAD) or POST. needs: of the client's `may`, or to be a peer; None = nothing more."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    needs: Permission | Literal["peer"] | None
+
+
+class Site:
+    """The daemon, for whoever answers requests. What may be replaced while it runs is asked for anew each time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        config: Callable[[], Config],
+        config_path: Path,
+        readiness: Callable[[], str | None],
+        begin_batch: Callable[[], None],
+        store: StoreForPeers,
+        watch: PairWatch | None,
+        engine_name: str,
+    ) -> None:
+        """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
+        each batch of `engine.resolve`. store: for states of one's own, pinned longer. watch: on the peer, if there is
+        one."""
+        self.engine = engine
+        self.metrics = metrics
+        self.config, self.config_path = config, config_path
+        self.readiness, self.begin_batch = readiness, begin_batch
+        self.store = store
+        self.watch = watch
+        self.engine_name = engine_name
+
+
+def client_of(request: web.Request) -> Client:
+    """Who asks."""
+    return request[CLIENT]
+
+
+def routes(site: Site) -> list[Route]:
+    """Everything but what each listener has by itself: metrics and health."""
+    return [*site.store.routes()]
