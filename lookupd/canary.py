@@ -1,7 +1,8 @@
 """The daemon asks itself, over each listener, with real packets: does it answer, and rightly?
 
-Each question leaves from a new socket, so that in time every worker of a listener is met. Whether the supervisor is
-told is `supervision`'s.
+Each question leaves from a new socket, so that in time every worker of a listener is met; over UDP it is sent again
+from the same one, since another may be answered by a worker that is well. Whether the supervisor is told is
+`supervision`'s.
 """
 
 from __future__ import annotations
@@ -95,14 +96,15 @@ class Canary:
 
     async def _ask(self, key: Key, listener: Listener, tries: int, seconds: float) -> str | None:
         dialect, endpoint = key
+        sends, tries = (tries, 1) if endpoint.transport == "udp" else (1, tries)
         trouble = None
         for _ in range(tries):
             if dialect == "pdb" and not self._is_usable():
                 return None  # which it says by silence
             began = time.monotonic()
             try:
-                async with asyncio.timeout(seconds):
-                    await self._exchange(dialect, endpoint, listener.port)
+                async with asyncio.timeout(seconds * sends):
+                    await self._exchange(dialect, endpoint, listener.port, seconds)
                 self.seconds[dialect, endpoint.transport] = time.monotonic() - began
                 return None
             except TimeoutError:
@@ -111,8 +113,9 @@ class Canary:
                 trouble = str(error) or type(error).__name__
         return trouble
 
-    async def _exchange(self, dialect: str, endpoint: Endpoint, port: int) -> None:
-        """One question and its answer. Raises Wrong, or what sockets and codecs raise."""
+    async def _exchange(self, dialect: str, endpoint: Endpoint, port: int, again: float) -> None:
+        """One question and its answer. again: seconds after which a datagram is sent again. Raises Wrong, or what
+        sockets and codecs raise."""
         six = ":" in endpoint.host
         source = "::1" if six else "127.0.0.1"
         host = source if ipaddress.ip_address(endpoint.host).is_unspecified else endpoint.host
@@ -125,7 +128,7 @@ class Canary:
             access.set_own(source, own_port)
             try:
                 await loop.sock_connect(sock, (host, port))
-                await _ASK[dialect](self, _Wire(sock, endpoint.transport == "udp"), own_port)
+                await _ASK[dialect](self, _Wire(sock, endpoint.transport == "udp", again), own_port)
             finally:
                 access.set_own(None)
 
@@ -244,17 +247,26 @@ def _check(expected: object, found: object) -> None:
 class _Wire:
     """One connected socket of ours."""
 
-    def __init__(self, sock: socket.socket, is_udp: bool) -> None:
+    def __init__(self, sock: socket.socket, is_udp: bool, again: float) -> None:
         self.is_udp = is_udp
         self._sock = sock
+        self._again = again
+        self._sent = b""
         self._loop = asyncio.get_running_loop()
 
     async def send(self, message: bytes) -> None:
         """All of it."""
+        self._sent = message
         await self._loop.sock_sendall(self._sock, message)
 
     async def receive(self) -> bytes:
-        """One datagram, or what has come by now. Raises EOFError."""
+        """One datagram, for which it is asked again as long as it takes, or what has come by now. Raises EOFError."""
+        while self.is_udp:
+            try:
+                async with asyncio.timeout(self._again):
+                    return await self._loop.sock_recv(self._sock, _ANSWER_BYTES_MAX)
+            except TimeoutError:
+                await self._loop.sock_sendall(self._sock, self._sent)
         found = await self._loop.sock_recv(self._sock, _ANSWER_BYTES_MAX)
         if not found:
             raise EOFError("the connection was closed")

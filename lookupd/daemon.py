@@ -141,7 +141,12 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._soon, self.reload)
         loop.add_signal_handler(signal.SIGUSR2, self._soon, self.hand_over)
         supervision = Supervision(
-            self.supervisor, self.canary, status=self.status_line, reason=self.readiness, in_charge=self.in_charge
+            self.supervisor,
+            self.canary,
+            status=self.status_line,
+            reason=self.readiness,
+            has_data=lambda: self.engine.age_seconds is not None and not self._draining,
+            in_charge=self.in_charge,
         )
         supervised = asyncio.create_task(supervision.run(self._started))
         try:

@@ -26,14 +26,16 @@ class Supervision:
         *,
         status: Callable[[], str],
         reason: Callable[[], str | None],
+        has_data: Callable[[], bool],
         in_charge: asyncio.Event,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """status: a line for people. reason: why there are no answers from data, or None. in_charge: set when the
+        """status: a line for people. reason: why there are no answers from data, or None. has_data: whether there
+        is some; a daemon that stands back, or whose data is too old, has done its part. in_charge: set when the
         supervisor listens to us."""
         self._supervisor = supervisor
         self._canary = canary
-        self._status, self._reason = status, reason
+        self._status, self._reason, self._has_data = status, reason, has_data
         self._in_charge = in_charge
         self._watchdog = watchdog_seconds(environment)
         self._told = ""
@@ -58,7 +60,7 @@ class Supervision:
         while True:
             told_at = time.monotonic()
             reason = self._reason() if started.is_set() else "starting"
-            if started.is_set() and self._in_charge.is_set() and may_be_ready(reason) and await self._all_answer():
+            if started.is_set() and self._in_charge.is_set() and self._has_data() and await self._all_answer():
                 break
             if self._in_charge.is_set():  # before that it listens to the process that we follow
                 self._supervisor.tell(EXTEND_TIMEOUT_USEC=EXTEND_SECONDS * 1_000_000)
@@ -81,11 +83,6 @@ class Supervision:
         if line != self._told and now - self._told_at >= STATUS_SECONDS:
             self._told, self._told_at = line, now
             self._supervisor.tell(STATUS=line)
-
-
-def may_be_ready(reason: str | None) -> bool:
-    """Whether a daemon that gives this reason has done its part: it has a store, and stands back or is too old."""
-    return reason is None or reason.startswith(("withdrawn", "data is "))
 
 
 def watchdog_seconds(environment: Mapping[str, str] = os.environ) -> float:

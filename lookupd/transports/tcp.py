@@ -93,7 +93,7 @@ class TcpListener:
         """Go on with a connection of the process before this one. received: of a message that has begun."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        await loop.connect_accepted_socket(lambda: Connection(self, received), sock)
+        await loop.connect_accepted_socket(lambda: Connection(self, received, adopted=True), sock)
 
     async def hand_over(self, drain_seconds: float) -> AsyncIterator[tuple[socket.socket, bytes]]:
         """Take no more connections; give away each that there is, between two messages, with what of the next one
@@ -134,8 +134,8 @@ class Connection(asyncio.Protocol):
     WRITE_BUFFER_BYTES_MAX and one answer, what it sent by one frame and one read.
     """
 
-    def __init__(self, listener: TcpListener, received: bytes = b"") -> None:
-        """received: of a message that began in the process before this one."""
+    def __init__(self, listener: TcpListener, received: bytes = b"", *, adopted: bool = False) -> None:
+        """received: of a message that began in the process before this one. adopted: which had a place for it."""
         self._listener = listener
         self._responder = listener.make_responder()
         self._framing = listener.make_framing()
@@ -144,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._host = ""
         self._transport: asyncio.Transport | None = None
         self._received = bytearray(received)
+        self._adopted = adopted
         self._blocked = False
         self._closing = False
         self._lingering = False
@@ -167,8 +168,8 @@ class Connection(asyncio.Protocol):
             rejected = "gone"  # reset before it was taken
         elif self._client is None:
             rejected = "unknown_client"
-        elif listener.access.is_own(self._host, self._peer[1]):
-            pass  # whether we answer is asked by ourselves, also when all places are taken
+        elif self._adopted or listener.access.is_own(self._host, self._peer[1]):
+            pass  # it had a place; whether we answer is asked by ourselves, also when all places are taken
         elif len(listener.connections) >= CONNECTIONS_MAX:
             rejected = "too_many"
         elif listener.per_source[self._host] >= CONNECTIONS_PER_SOURCE_MAX:

@@ -522,6 +522,23 @@ async def test_tcp_connections_are_bounded_by_source_and_in_all(
         writer.close()
 
 
+async def test_connection_that_is_handed_over_needs_no_place(
+    loaded: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had one in the process before: to close it for lack of another would lose what its peer asked."""
+    from lookupd.transports import tcp
+
+    monkeypatch.setattr(tcp, "CONNECTIONS_PER_SOURCE_MAX", 0)
+    async with serve(loaded.config()) as served:
+        listener = next(each for each in served.daemon.listeners.values() if isinstance(each, tcp.TcpListener))
+        with socket.create_server(("127.0.0.1", 0)) as before:
+            reader, writer = await asyncio.open_connection(*before.getsockname())
+            await listener.adopt(before.accept()[0], b"")
+        writer.write(frame(npq.encode_query(1, "110")))
+        assert (await read_answer(reader)).id == 1
+        writer.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"\0", b"\0\0\0\x09", b"\0\0\0\x09\x95\x01"])
 async def test_tcp_early_close_leaves_nothing_behind(loaded: Workbench, sent: bytes) -> None:
     async with serve(loaded.config()) as served:

@@ -17,12 +17,17 @@ from pathlib import Path
 
 import pytest
 
+from lookupd.access import Access
+from lookupd.canary import Canary
 from lookupd.config import read_config
+from lookupd.engine import Engine
 from lookupd.errors import ConfigError
 from lookupd.limits import CONNECTIONS_PER_SOURCE_MAX
+from lookupd.numbering import load_plan
 from lookupd.protocols import npq
+from lookupd.settings import Endpoint
 from lookupd.supervise import Supervisor
-from lookupd.supervision import may_be_ready, watchdog_seconds
+from lookupd.supervision import watchdog_seconds
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 from tests.supervisor import NotifySocket
 
@@ -210,11 +215,43 @@ def test_watchdog_is_as_the_supervisor_says(environment: dict[str, str], seconds
     assert watchdog_seconds(environment) == seconds
 
 
-def test_who_has_no_store_is_not_ready_and_who_stands_back_is() -> None:
-    assert may_be_ready(None)
-    assert may_be_ready("withdrawn: behind the peer")
-    assert may_be_ready("data is 90 s old, limits.stale_after is 60 s")
-    assert not may_be_ready("no store is open")
+@pytest.mark.usefixtures("each_engine")
+def test_whose_data_is_too_old_is_ready_all_the_same(
+    loaded: Workbench, ports: dict[str, int], notify: NotifySocket
+) -> None:
+    """It says `unavailable`, which is its part; without a store it would not be started at all."""
+    time.sleep(1.1)  # whole seconds are compared
+    with run_daemon(
+        loaded.config('[limits]\nstale_after = "100ms"', all_listeners(ports)), environment=notify.environment()
+    ):
+        assert notify.wait_for("READY") == "1"
+        assert any("data is" in message.get("STATUS", "") for message in notify.told)
+
+
+async def test_own_question_is_sent_again_from_its_socket() -> None:
+    """The worker that did not answer is asked again, not another one; and a late answer finds who asked."""
+    asked: list[tuple[bytes, tuple[str, int]]] = []
+
+    class Deaf(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            asked.append((data, addr))
+
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Deaf, ("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    endpoint = Endpoint("udp", "127.0.0.1", port)
+    engine = Engine(load_plan("886"))
+    canary = Canary(engine, list, lambda: Access(()), lambda: "e164.arpa")
+
+    class Listening:
+        port = endpoint.port
+
+    try:
+        trouble = await canary.ask(("npq", endpoint), Listening(), tries=3, seconds=0.1)
+    finally:
+        transport.close()
+    assert trouble == "no answer within 0.1 s"
+    assert len(asked) == 3
+    assert len(set(asked)) == 1, "the same question, from the same port"
 
 
 def test_no_client_may_have_our_name(workbench: Workbench) -> None:
