@@ -202,7 +202,22 @@ UDP_RECEIVE_BUFFER_BYTES = 1_048_576
 within 20 ms. A longer queue would only hold questions whose client has given up."""
 
 HTTP_BODY_BYTES_MAX = 16_384
-"""No request to the HTTP listener has a body yet."""
+"""What is read of a body that nobody wants."""
+
+HTTP_ARRAY_NUMBERS_MAX = 1000
+"""Numbers in one JSON array, which is read and answered whole; more come as lines."""
+
+HTTP_ARRAY_BYTES_MAX = 64 * 1024
+"""So many numbers, as people write them."""
+
+HTTP_LINE_BYTES_MAX = 256
+"""A line that asks for a number: 40 characters, quoted, in an object, with room."""
+
+HTTP_LINES_PER_SLICE = 200
+"""Lines that are answered before others have their turn: about 2 ms."""
+
+HTTP_STALL_SECONDS = 30.0
+"""How long a body that has begun, or an answer that nobody takes, is waited for."""
 
 DRAIN_SECONDS = 2.0
 """How long a stopping daemon waits for answers to leave."""

@@ -5,10 +5,11 @@ Connections, and who may ask at all, are `transports.http` and `guard`; each oth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from lookupd.engine import Engine
@@ -68,6 +69,18 @@ def client_of(request: web.Request) -> Client:
     return request[CLIENT]
 
 
+def json_response(told: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Kept by nobody, unless the headers say otherwise."""
+    return web.Response(
+        body=msgspec.json.encode(told) + b"\n",
+        status=status,
+        headers={"Cache-Control": "no-store"} | dict(headers or {}),
+        content_type="application/json",
+    )
+
+
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
-    return [*site.store.routes()]
+    from lookupd.web.numbers import Numbers
+
+    return [*site.store.routes(), *Numbers(site).routes()]
