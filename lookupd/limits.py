@@ -216,6 +216,18 @@ HTTP_LINE_BYTES_MAX = 256
 HTTP_LINES_PER_SLICE = 200
 """Lines that are answered before others have their turn: about 2 ms."""
 
+HTTP_ENTRIES_MAX = 500
+"""Entries of the journal in one answer: each costs some look-ups, and calls over TCP wait meanwhile."""
+
+HTTP_ENTRIES_SCANNED_MAX = 2000
+"""Entries that one request passes over in search of those that were asked for; the next one goes on from there."""
+
+EXCHANGE_ANSWER_SECONDS = 0.5
+"""How long the daemon waits for the exchange beside it, which answers from memory."""
+
+EXCHANGE_ANSWER_BYTES_MAX = 262_144
+"""A few hundred bytes a feed."""
+
 HTTP_STALL_SECONDS = 30.0
 """How long a body that has begun, or an answer that nobody takes, is waited for."""
 

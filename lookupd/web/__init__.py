@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
     from lookupd.web.store import StoreForPeers
+    from lookupd.web.vitals import VitalSigns
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,6 +51,7 @@ class Site:
         begin_batch: Callable[[], None],
         store: StoreForPeers,
         watch: PairWatch | None,
+        vitals: VitalSigns,
         engine_name: str,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
@@ -61,6 +63,7 @@ class Site:
         self.readiness, self.begin_batch = readiness, begin_batch
         self.store = store
         self.watch = watch
+        self.vitals = vitals
         self.engine_name = engine_name
 
 
@@ -82,5 +85,6 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
     from lookupd.web.numbers import Numbers
+    from lookupd.web.state import State
 
-    return [*site.store.routes(), *Numbers(site).routes()]
+    return [*site.store.routes(), *Numbers(site).routes(), *State(site).routes()]
