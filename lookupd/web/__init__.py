@@ -84,8 +84,8 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
-    from lookupd.web import page
+    from lookupd.web import openapi, page
     from lookupd.web.numbers import Numbers
     from lookupd.web.state import State
 
-    return [*site.store.routes(), *Numbers(site).routes(), *State(site).routes(), *page.routes()]
+    return [*site.store.routes(), *Numbers(site).routes(), *State(site).routes(), *openapi.routes(), *page.routes()]
