@@ -25,9 +25,9 @@ _OBJECT: Schema = {"type": "object"}
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
 _ASKED_MOMENT: Schema = {
     "type": "string",
-    "pattern": "^(19[7-9][0-9]|20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
+    "pattern": "^(197[1-9]|19[89][0-9]|20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
     "T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](Z|[+-](0[0-9]|1[0-4]):00)$",
-    "description": "RFC 3339, from 1970 on.",
+    "description": "RFC 3339, from 1971 on.",
     "example": "2026-11-22T14:03:00+08:00",
 }
 
