@@ -131,9 +131,10 @@ def sources_of(configs: Sequence[Config], also: Sequence[Path]) -> list[Source]:
         raise ConfigError(f"{len(found)} ledgers: at most {USAGE_NAMES_MAX} make a statement")
     seen: dict[Path, str] = {}
     for name, file in found:
-        before = seen.setdefault(file.resolve(), name)
-        if before is not name:
-            raise ConfigError(f"{file}: is the ledger of {before} and of {name}: it would be counted twice")
+        place = file.resolve()
+        if place in seen:
+            raise ConfigError(f"{file}: is the ledger of {seen[place]} and of {name}: it would be counted twice")
+        seen[place] = name
     _same_prices(configs)
     return found
 

@@ -85,7 +85,7 @@ def _read(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--time-zone") from None
     try:
-        wanted = parse_month(month or this_month(zone, now), zone)
+        wanted = parse_month(this_month(zone, now) if month is None else month, zone)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--month") from None
     if wanted.first * HOUR_SECONDS > now:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import csv
-import io
 import json
-import os
 import re
 import signal
-import sqlite3
-import subprocess
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 
-from lookupd import clients
 from lookupd.config import read_config
-from lookupd.errors import ConfigError
-from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerDamaged, put_aside, read
+from lookupd.ledger import HOUR_SECONDS, Ledger, read
 from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
-from lookupd.statement import Month, Source, gaps, parse_month, sources_of
+from lookupd.statement import Month
 from lookupd.usage import COLUMNS, COUNTED_SECONDS, FILE, Usages
 from tests.callers import Caller, Callers
-from tests.conftest import PLAN, Workbench, free_port, run_cli, run_daemon, serve, wait_until
+from tests.conftest import Workbench, free_port, run_cli, run_daemon, serve, wait_until
 from tests.handovers import Site
 
 PORTED = "886912345678"
@@ -332,15 +320,14 @@ def test_hand_overs_under_load_count_each_query_once(loaded: Workbench, each_eng
     its own: who asks here has another address."""
     site = Site(loaded)
     site.more = '[usage]\nevery = "200ms"\n' + CLIENTS
-    with site.run():
-        with site.callers("127.0.0.2") as callers:
-            for _ in range(5):
-                site.hand_over()
-                callers.wait(5)
-            site.more = site.more.replace("200ms", "300ms")  # which a new process is needed for
-            site.configure()
-            site.hand_over(signal.SIGHUP)
+    with site.run(), site.callers("127.0.0.2") as callers:
+        for _ in range(5):
+            site.hand_over()
             callers.wait(5)
+        site.more = site.more.replace("200ms", "300ms")  # which a new process is needed for
+        site.configure()
+        site.hand_over(signal.SIGHUP)
+        callers.wait(5)
     assert "usage_unsaved" not in site.log.read_text()
     found = kept(site.store.with_name("store-usage") / FILE)
     for dialect in ("npq", "enum", "sip"):
