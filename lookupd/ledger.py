@@ -203,8 +203,8 @@ def put_aside(file: Path) -> list[Path]:
 def _ask(file: Path, question: str, arguments: tuple[int, ...]) -> list[tuple[Any, ...]]:
     """All rows at once: while they are read, nobody can save."""
     with _told(file):
-        if not file.exists():
-            raise LedgerMissing(f"{file}: there is no such file: nothing was saved yet, or it lies elsewhere")
+        if not file.exists() or not file.stat().st_size:  # empty: the first saving has just begun
+            raise LedgerMissing(f"{file}: not there, or empty: nothing was saved yet, or it lies elsewhere")
         try:
             return _fetch(file, question, arguments)
         except sqlite3.OperationalError as error:
