@@ -144,6 +144,8 @@ class Ledger:
         """One transaction: all of it, or none."""
         with _told(self.file):
             self.file.parent.mkdir(mode=0o750, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # SQLite would let everybody read it
+                os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o640))
             with closing(sqlite3.connect(self.file, timeout=LEDGER_WAIT_SECONDS, isolation_level=None)) as connection:
                 self._file_id = self.file.stat().st_ino
                 connection.execute("PRAGMA synchronous = EXTRA")

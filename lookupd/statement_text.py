@@ -54,7 +54,7 @@ def format_statement(statement: Statement) -> Iterator[str]:
     yield from _table(_sum(each, statement) for each in statement.accounts)
     yield " ".join(_parts("total", statement.queries, statement.charged, statement.amount, statement.currency))
     for gap in statement.not_counted:
-        yield f"not counted: {gap.from_} to {gap.until}: {gap.seconds} s ({_name(gap.ledger)})"
+        yield f"not counted: {gap.from_} to {gap.until}: {gap.seconds} s of it ({_name(gap.ledger)})"
     for path in statement.put_aside:
         yield f"damaged, and not counted here: {path}"
     if not statement.rows:

@@ -19,17 +19,16 @@ def look(subject: Subject) -> Iterator[Check]:
     """Rights, then the ledger."""
     file = ledger_file(subject.config)
     try:
-        trouble = _cannot_write(file, subject.account)
-        yield trouble or Check("usage rights", "ok", f"{file.parent}: {subject.user} keeps there what it was asked")
+        if subject.account is not None:
+            fine = Check("usage rights", "ok", f"{file.parent}: {subject.account.name} keeps there what it was asked")
+            yield _cannot_write(file, subject.account) or fine
         yield from _of_ledger(file, subject.process is not None)
     except PermissionError as error:
         yield Check("usage rights", "warn", f"{error.filename}: may not be looked at by us", "run doctor as root")
 
 
-def _cannot_write(file: Path, account: Account | None) -> Check | None:
+def _cannot_write(file: Path, account: Account) -> Check | None:
     """Why what was asked is lost when the daemon ends."""
-    if account is None:
-        return None
     folder = file.parent
     if not folder.exists():
         parent = folder.parent

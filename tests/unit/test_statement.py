@@ -288,7 +288,7 @@ def test_month_without_data_is_told_as_not_counted(workbench: Workbench, file: P
     config = workbench.config()
     done = run_cli("lookupd.cli", "usage", "--config", config, "--month", "2026-10")
     assert done.returncode == 0
-    assert "not counted: 2026-10-01T00:00:00Z to 2026-11-01T00:00:00Z: 2678400 s (a)" in done.stdout
+    assert "not counted: 2026-10-01T00:00:00Z to 2026-11-01T00:00:00Z: 2678400 s of it (a)" in done.stdout
     assert done.stdout.endswith("nothing was counted\n")
     assert usage(config)["complete"] is False
     done = run_cli("lookupd.cli", "usage", "--config", config, "--month", "2026-10", "--csv")
