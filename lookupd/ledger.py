@@ -8,6 +8,7 @@ reads it, and beside it lies nothing that a person who moves it could forget.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -204,7 +205,7 @@ def put_aside(file: Path) -> list[Path]:
 
 def _ask(file: Path, question: str, arguments: tuple[int, ...]) -> list[tuple[Any, ...]]:
     """All rows at once: while they are read, nobody can save."""
-    with _told(file):
+    with _told(file, "whoever reads must be its owner or of its group, or root"):
         if not file.exists() or not file.stat().st_size:  # empty: the first saving has just begun
             raise LedgerMissing(f"{file}: not there, or empty: nothing was saved yet, or it lies elsewhere")
         try:
@@ -242,24 +243,24 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Whatever goes wrong as a LedgerError."""
+def _told(file: Path, way_in: str = "its folder must be writable for whoever saves") -> Iterator[None]:
+    """Whatever goes wrong as a LedgerError. way_in: what lets one do this."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise LedgerDamaged(f"{file}: {error}: it is put aside when something is saved") from None
-        raise LedgerError(f"{file}: {error}{_WAYS_OUT.get(code, '')}") from None
+        way_out = way_in if code in _SHUT else _WAYS_OUT.get(code, "is it a ledger?")
+        raise LedgerError(f"{file}: {error}: {way_out}") from None
     except OSError as error:
-        raise LedgerError(f"{file}: {error.strerror}: its folder must be writable for whoever saves") from None
+        way_out = "make room" if error.errno in {errno.ENOSPC, errno.EDQUOT} else way_in
+        raise LedgerError(f"{file}: {error.strerror}: {way_out}") from None
 
 
+_SHUT = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _WAYS_OUT = {
-    sqlite3.SQLITE_FULL: ": make room",
-    sqlite3.SQLITE_BUSY: ": another process holds it: `fuser -v` names it",
-    sqlite3.SQLITE_CANTOPEN: ": its folder must be writable for whoever saves",
-    sqlite3.SQLITE_READONLY: ": its folder must be writable for whoever saves",
-    sqlite3.SQLITE_PERM: ": it must be readable for whoever reads",
-    sqlite3.SQLITE_IOERR: ": look at the disk, and at the kernel's log",
+    sqlite3.SQLITE_FULL: "make room",
+    sqlite3.SQLITE_BUSY: "another process holds it: `fuser -v` names it",
+    sqlite3.SQLITE_IOERR: "look at the disk, and at the kernel's log",
 }

@@ -11,8 +11,8 @@ from itertools import groupby
 from lookupd.observe.counters import USAGE_RESULTS
 from lookupd.statement import Row, Statement, Sum
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the begin of a formula, or skips before one."""
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+"""What a spreadsheet takes for the begin of a formula, or skips before one; East Asian ones take wide signs, too."""
 
 COLUMNS = ("hour", "client", "account", "dialect", *USAGE_RESULTS, "queries", "charged", "rate", "amount", "currency")
 

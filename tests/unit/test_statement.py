@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sqlite3
+import tempfile
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from lookupd.errors import ConfigError
 from lookupd.ledger import HOUR_SECONDS, Ledger
 from lookupd.statement import Gap, Month, gaps, parse_month
 from lookupd.usage import COLUMNS, COUNTED_SECONDS, FILE
+from tests.as_user import run_as
 from tests.conftest import Workbench, run_cli
 
 FIRST = int(datetime(2026, 10, 1, tzinfo=UTC).timestamp()) // HOUR_SECONDS
@@ -333,7 +335,9 @@ def at(text: str) -> int:
 # -- what is printed, and what is read ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ['=HYPERLINK("http://x")', "+1", "-1", "@sum", "\tx", "\rx", "a,b", 'a"b', "行政院"])
+@pytest.mark.parametrize(
+    "name", ['=HYPERLINK("http://x")', "+1", "-1", "@sum", "＝1", "\tx", "\rx", "a,b", 'a"b', "行政院"]
+)
 def test_name_is_never_a_formula_in_csv(workbench: Workbench, file: Path, name: str) -> None:
     write(file, (1, name, name, "npq", "ported", 3))
     config = workbench.config(PRICED)
@@ -341,7 +345,7 @@ def test_name_is_never_a_formula_in_csv(workbench: Workbench, file: Path, name: 
     head, row = csv.reader(io.StringIO(done.stdout, newline=""))
     found = dict(zip(head, row, strict=True))
     for cell in (found["client"], found["account"]):
-        assert cell[0] not in "=+-@\t\r"
+        assert cell[0] not in "=+-@＝\t\r"
         assert cell.removeprefix("'") == name.replace("\r", "\n")  # as text mode reads it
     assert (found["ported"], found["queries"], found["amount"], found["currency"]) == ("3", "3", "0.0375", "TWD")
 
@@ -382,6 +386,22 @@ def test_reading_changes_nothing(workbench: Workbench, file: Path) -> None:
     for option in ("--json", "--csv", "--hours"):
         assert run_cli("lookupd.cli", "usage", "--config", workbench.config(), option).returncode == 0
     assert seen() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_stranger_may_not_read_and_is_told_so() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        bench = Workbench(Path(made))
+        bench.folder.chmod(0o755)
+        file = write(bench.folder / "store-usage" / FILE, (1, "a", "", "npq", "ported", 1))
+        asking = ("lookupd.cli", "usage", "--config", bench.config(), "--month", "2026-10", "--json")
+        done = run_as(61_003, 61_003, 0o077, *asking)
+        assert done.returncode == 1, done.stderr
+        assert "whoever reads must be its owner or of its group, or root" in done.stderr
+        file.parent.chmod(0o755)
+        file.chmod(0o644)  # to read it is enough: nothing is written beside it
+        done = run_as(61_003, 61_003, 0o077, *asking)
+        assert (done.returncode, json.loads(done.stdout)["queries"]) == (0, 1)
 
 
 def test_damaged_ledger_that_was_put_aside_is_told(workbench: Workbench, file: Path) -> None:
