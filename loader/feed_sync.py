@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
 from loader.acknowledge import Acknowledger
 from loader.apply import CheckedDelta, Progress, Result, Terms, apply_checked, apply_snapshot, check_delta, position_of
 from loader.exchange_metrics import FeedMetrics
@@ -27,9 +25,10 @@ from loader.sources import Following, Source
 from loader.spool import Spool
 from loader.steady import Clock
 from loader.tables import load_networks, load_ranges, read_networks, read_ranges
+from loader.trouble import RETRY_SECONDS, Trouble, Troubles
 from loader.trust import PublicKey
 from loader.validate import KnownNetworks
-from lookupd.errors import FeedError, LookupdError, Refused, SequenceGap, SourceError, Stale
+from lookupd.errors import FeedError, Refused, SequenceGap, SourceError, Stale
 from lookupd.model import FeedPosition, Receipt, UnixMillis, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.log import log
@@ -44,10 +43,6 @@ notices of a lot fit into memory."""
 
 HELD_MAX = 64
 """Deltas beyond a gap that are fetched while it is open, so that they are here when it closes."""
-
-RETRY_SECONDS = (10.0, 300.0)
-"""An unusable file is fetched anew after the first, then twice as long each time up to the second: its sender
-may have replaced it."""
 
 SETTLED_MAX = 256
 """Receipts looked at for a confirmed step that somebody else applied."""
@@ -71,22 +66,6 @@ class Store(Protocol):
     async def read(self, work: Callable[[Reader], Any]) -> Any:
         """With a reader pinned to the newest commit."""
         ...
-
-
-class Trouble(msgspec.Struct, frozen=True):
-    """Why the feed does not move: a step that is missing (gap) or cannot be used; since when, and when to retry.
-
-    over_at: the position at which it is over; None = when the table of that name is loaded.
-    """
-
-    kind: str
-    step: str
-    over_at: int | None
-    reason: str
-    exit_code: int
-    since: UnixMillis
-    retry_at: UnixMillis
-    wait_seconds: float
 
 
 class Quiet:
@@ -118,7 +97,6 @@ class FeedSync:
         progress: Progress | None = None,
     ) -> None:
         self.name = name
-        self.trouble: Trouble | None = None
         self.position = 0
         self._settings = settings
         self._format, self._source, self._keys = format, source, keys
@@ -127,13 +105,17 @@ class FeedSync:
         self._progress: Progress = progress or Quiet()
         self._spool = Spool(spool, format, source, clock)
         self._acks = Acknowledger(name, replica, settings.acknowledge, spool, source, metrics)
+        self._troubles = Troubles(name, settings.gap_wait, clock, metrics)
         self._settled: set[str] = set()
-        self._unfinished: tuple[str, UnixMillis] | None = None
         self._tables: dict[str, int] = {}
-        self._asked_at: UnixMillis | None = None
         self._steps: list[Step] = []
         self._held_again_at: dict[str, UnixMillis] = {}
         self._following = source if isinstance(source, Following) else None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why it does not move; None = it does."""
+        return self._troubles.now
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -221,7 +203,7 @@ class FeedSync:
     async def _read_position(self) -> int:
         self.position = await self._store.read(lambda reader: position_of(reader.state.feeds, self.name))
         self._metrics.position(self.position)
-        self._clear()  # an operator may have loaded what was missing
+        self._troubles.clear(self.position)  # an operator may have loaded what was missing
         return self.position
 
     async def _settle(self) -> None:
@@ -270,7 +252,7 @@ class FeedSync:
 
     async def _confirm(self, step: Step, assumed: dict[str, FeedPosition]) -> tuple[CheckedDelta, Terms] | None:
         """Fetch, verify, validate, and put the confirmation on disk before anything is applied."""
-        if not self._may_try(step):
+        if not self._troubles.may_try(step):
             return None
         try:
             received_at = await self._spool.fetch(step)
@@ -301,7 +283,7 @@ class FeedSync:
                 expected_seconds=len(checked.notices) / APPLIED_PER_SECOND,
             )
         except Refused as error:
-            self._fail("guard", step_name, file.sequence, error)
+            self._troubles.note_failure("guard", step_name, file.sequence, error)
             return False
         except (SequenceGap, Stale) as error:  # somebody loaded a file by hand meanwhile: look again
             log("position_moved", feed=self.name, file=step_name, reason=error)
@@ -314,13 +296,13 @@ class FeedSync:
         self._metrics.applied(checked.notices, UnixSeconds(self._clock.now() // 1000))
         await self._tell_visible(noted)
         self._tell("delta_applied", result)
-        self._clear()
+        self._troubles.clear(self.position)
         return True
 
     # -- snapshots ---------------------------------------------------------------------------------------
 
     async def _take_snapshot(self, step: Step) -> bool:
-        if not self._may_try(step):
+        if not self._troubles.may_try(step):
             return False
         try:
             received_at = await self._spool.fetch(step)
@@ -334,7 +316,7 @@ class FeedSync:
                 expected_seconds=file.bytes / SNAPSHOT_BYTES_PER_SECOND,
             )
         except Refused as error:
-            self._fail("guard", step.name, self.position + 1, error)
+            self._troubles.note_failure("guard", step.name, self.position + 1, error)
             return False
         except FeedError as error:
             self._reject(step, error)
@@ -345,7 +327,7 @@ class FeedSync:
         await self._tell_visible(noted)
         self._metrics.known_up_to(result.sequence, self._steps)
         self._tell("snapshot_applied", result)
-        self._clear()
+        self._troubles.clear(self.position)
         return True
 
     # -- order -------------------------------------------------------------------------------------------
@@ -359,42 +341,18 @@ class FeedSync:
         for step in held[:HELD_MAX]:
             await self._hold(step)
         if not reach and held:
-            self._note_gap(held[0])
-        self._note_unfinished(None if reach or held else self._format.unfinished(names, self.position))
-        trouble = self.trouble
-        if trouble is None or self._clock.now() - trouble.since < self._settings.gap_wait * 1000:
+            self._troubles.note_gap(self.position, held[0])
+        unfinished = None if reach or held else self._format.unfinished(names, self.position)
+        self._troubles.note_unfinished(self.position, unfinished)
+        trouble = self._troubles.now
+        if trouble is None or not self._troubles.is_waited_out():
             return
         snapshot = newest_snapshot(self._steps)
-        if snapshot is not None and snapshot.sequence > self.position and self._may_try(snapshot):
+        if snapshot is not None and snapshot.sequence > self.position and self._troubles.may_try(snapshot):
             log("gap_bridged_by_snapshot", feed=self.name, position=self.position, snapshot=snapshot.name)
             await self._take_snapshot(snapshot)
         elif trouble.kind != "guard":
             self._ask_for_snapshot(trouble)
-
-    def _note_gap(self, first_held: Step) -> None:
-        if self.trouble is not None:
-            return  # a gap, or what stands before it: that one has its own times to wait
-        missing = self.position + 1 if first_held.after == self.position + 1 else f"{self.position + 1}.."
-        reason = f"feed at {self.position}, {missing} missing, {first_held.name} is there"
-        now = self._clock.now()
-        self.trouble = Trouble("gap", first_held.name, first_held.after, reason, 5, now, now, 0.0)
-        self._metrics.trouble("gap")
-        log("feed_gap", feed=self.name, position=self.position, next_file=first_held.name)
-
-    def _note_unfinished(self, reason: str | None) -> None:
-        """A file whose manifest, signature or other half does not come is told once it was waited for."""
-        known = self._unfinished
-        trouble = self.trouble
-        if trouble is not None and trouble.kind == "unfinished" and trouble.reason != reason:
-            self.trouble = None
-            self._metrics.trouble(None)
-        if reason is None or known is None or known[0] != reason:
-            self._unfinished = None if reason is None else (reason, self._clock.now())
-            return
-        if self.trouble is None and self._clock.now() - known[1] >= self._settings.gap_wait * 1000:
-            self.trouble = Trouble("unfinished", "", self.position + 1, reason, 5, known[1], self._clock.now(), 0.0)
-            self._metrics.trouble("unfinished")
-            log("file_unfinished", feed=self.name, position=self.position, reason=reason)
 
     async def _hold(self, step: Step) -> None:
         """Bring a delta from behind a gap into the spool, and know its notices' clocks."""
@@ -414,10 +372,9 @@ class FeedSync:
 
     def _ask_for_snapshot(self, trouble: Trouble) -> None:
         """Once a gap: a file at the source that says what is wanted, and an alarm."""
-        if self._asked_at is not None:
+        asked_at = self._troubles.want_snapshot(self.position)
+        if asked_at is None:
             return
-        self._asked_at = self._clock.now()
-        self._metrics.snapshot_wanted(True)
         request = {
             "feed": self.name,
             "replica": self._replica,
@@ -425,9 +382,8 @@ class FeedSync:
             "wants": "snapshot",
             "reason": trouble.reason,
             "since": format_millis(trouble.since),
-            "asked_at": format_millis(self._asked_at),
+            "asked_at": format_millis(asked_at),
         }
-        log("snapshot_wanted", feed=self.name, position=self.position, reason=trouble.reason)
         self._acks.ask(request)
 
     # -- tables ------------------------------------------------------------------------------------------
@@ -436,14 +392,14 @@ class FeedSync:
         """Networks and ranges that a foreign feed publishes: the newest of each, once."""
         for kind in ("networks", "ranges"):
             newest = max((s for s in self._steps if s.type == kind), key=lambda s: s.sequence, default=None)
-            if newest is None or self._tables.get(kind, -1) >= newest.sequence or not self._may_try(newest):
+            if newest is None or self._tables.get(kind, -1) >= newest.sequence or not self._troubles.may_try(newest):
                 continue
             try:
                 await self._spool.fetch(newest)
                 await self._store.write(functools.partial(self._load_table, newest))
                 self._tables[kind] = newest.sequence
                 log("table_loaded", feed=self.name, file=newest.name)
-                self._clear(newest.name)
+                self._troubles.clear(self.position, newest.name)
             except FeedError as error:
                 self._reject(newest, error)
 
@@ -486,39 +442,7 @@ class FeedSync:
             self._acks.reject(step, error, self._clock.now())
         self._spool.discard(step)
         over_at = {"delta": step.sequence, "snapshot": self.position + 1}.get(step.type)
-        self._fail("rejected", step.name, over_at, error)
-
-    def _may_try(self, step: Step) -> bool:
-        trouble = self.trouble
-        if trouble is None or trouble.step != step.name:
-            return True
-        return self._clock.now() >= trouble.retry_at
-
-    def _fail(self, kind: str, step_name: str, over_at: int | None, error: LookupdError) -> None:
-        now = self._clock.now()
-        first, most = RETRY_SECONDS
-        again = self.trouble if self.trouble is not None and self.trouble.step == step_name else None
-        wait = min(again.wait_seconds * 2, most) if again else first
-        since = again.since if again else now
-        if again is None or again.reason != str(error):
-            log(f"file_{kind}", feed=self.name, file=step_name, reason=error)
-        retry_at = UnixMillis(now + int(wait * 1000))
-        self.trouble = Trouble(kind, step_name, over_at, str(error), error.exit_code, since, retry_at, wait)
-        self._metrics.trouble(kind)
-        self._metrics.error(kind)
-
-    def _clear(self, table: str | None = None) -> None:
-        """Forget a trouble that is over: the position is past it, or the table was loaded."""
-        trouble = self.trouble
-        if trouble is None:
-            return
-        if trouble.step != table if trouble.over_at is None else self.position < trouble.over_at:
-            return
-        log("feed_moves_again", feed=self.name, position=self.position)
-        self.trouble = None
-        self._asked_at = None
-        self._metrics.trouble(None)
-        self._metrics.snapshot_wanted(False)
+        self._troubles.note_failure("rejected", step.name, over_at, error)
 
     def _tell(self, event: str, result: Result) -> None:
         log(
