@@ -18,7 +18,7 @@ from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
 from lookupd.statement import Month
 from lookupd.usage import COLUMNS, COUNTED_SECONDS, FILE, Usages
 from tests.callers import Caller, Callers
-from tests.conftest import Workbench, free_port, run_cli, run_daemon, serve, wait_until
+from tests.conftest import Workbench, free_port, run_cli, run_daemon, wait_until
 from tests.handovers import Site
 
 PORTED = "886912345678"
@@ -259,6 +259,7 @@ def test_totals_equal_the_metrics_and_what_was_asked(loaded: Workbench, each_eng
         for number in ("+886912345679", "0911111111", "110", "0937000000"):
             done = run_cli("lookupd.cli", "query", number, "--server", f"udp://127.0.0.1:{ports['npq']}")
             assert done.returncode == 0, done.stderr
+        ask_http(ports["http"], PORTED, "886911111111", "886937000000")
         scraped = scrape(ports["http"])
         wait_until(lambda: statement(config)["queries"] == sum(scraped.values()))
         told = statement(config)
@@ -269,6 +270,8 @@ def test_totals_equal_the_metrics_and_what_was_asked(loaded: Workbench, each_eng
     for dialect in ("npq", "enum", "sip"):
         asked = sum(caller.asked for caller in callers.all if caller.dialect == dialect)
         assert by_row["switches", dialect, "ported"] == asked + (1 if dialect == "npq" else 0)
+    http = {key[2]: count for key, count in by_row.items() if key[1] == "http"}
+    assert http == {"ported": 2, "not_ported": 1, "not_allocated": 1}
     assert {key[2] for key in by_row} >= {"ported", "not_ported", "not_portable", "not_allocated"}
     assert {row["account"] for row in told["rows"]} == {"alpha"}  # type: ignore[attr-defined]
 
@@ -285,12 +288,15 @@ def scrape(port: int) -> Counter[tuple[str, str, str]]:
     return found
 
 
-async def test_queries_over_http_are_kept(loaded: Workbench, each_engine: str) -> None:
-    async with serve(loaded.config(CLIENTS)) as served:
-        served.daemon.access.clients[0].usage["http"][0] += 3  # where its handlers count
-        await served.daemon.usages.save()
-        assert served.daemon.metrics.client_usage()["switches"][ALL_DIALECTS.index("http")][0] == 3
-    assert kept(served.daemon.usages.ledger.file) == {("switches", "alpha", "http", "ported"): 3}
+def ask_http(port: int, *numbers: str) -> None:
+    """The first by its path, then all of them by lines."""
+    url = f"http://127.0.0.1:{port}/v1/numbers"
+    with urllib.request.urlopen(f"{url}/{numbers[0]}", timeout=5) as reply:
+        assert json.load(reply)["number"] == f"+{numbers[0]}"
+    lines = "".join(f"{number}\n" for number in numbers).encode()
+    asking = urllib.request.Request(url, lines, {"Content-Type": "application/x-ndjson"})
+    with urllib.request.urlopen(asking, timeout=5) as reply:
+        assert len(reply.read().splitlines()) == len(numbers)
 
 
 def test_refusals_for_rate_are_kept_by_account(loaded: Workbench, each_engine: str) -> None:
