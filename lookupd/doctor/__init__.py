@@ -8,6 +8,7 @@
     feeds      signatures, keys, sources, ages
     running    sockets held by systemd, the daemon, the exchange
     twin       the other replica
+    usage      what was asked is kept
 
 Nothing is changed. The store is opened by py-lmdb alone; each group of checks runs in a thread of its own, so that a
 dead peer or a hanging disk costs its own lines and no more.
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin
+from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin, usage
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.errors import LookupdError
 from lookupd.limits import DOCTOR_SECONDS
@@ -41,6 +42,7 @@ GROUPS: dict[str, Group] = {
     "daemon": running.look_at_daemon,
     "exchange": running.look_at_exchange,
     "peer": twin.look,
+    "usage": usage.look,
 }
 """In the order in which they are told. Where a group does not end, its name stands for its checks."""
 
