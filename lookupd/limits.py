@@ -468,3 +468,8 @@ HEALTH_ANSWER_BYTES_MAX = 4096
 
 LEDGER_WAIT_SECONDS = 5.0
 """How long a ledger that another process writes is waited for: it holds the file for milliseconds."""
+
+# -- metrics ---------------------------------------------------------------------------------------------
+
+CERTIFICATE_FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""
