@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
+from loader.key_metrics import collect_keys
+from loader.trust import PublicKey
+from lookupd.model import UnixSeconds
 from lookupd.observe.disks import collect_disks
 from lookupd.observe.machine_metrics import Certificates, read_expiry
 from lookupd.observe.serving import ServingSeconds
@@ -184,3 +187,9 @@ def test_room_is_told_of_a_place_that_is_not_made_yet(tmp_path: Path) -> None:
     assert {sample.labels["place"] for sample in free.samples} >= {"store", "usage"}
     values = {sample.labels["place"]: sample.value for sample in size.samples}
     assert values["store"] == values["usage"] > 0
+
+
+def test_a_feed_ends_with_its_last_key_and_not_at_all_with_one_without_end() -> None:
+    ends = [PublicKey(b"12345678", bytes(32), until) for until in (UnixSeconds(100), UnixSeconds(300), None)]
+    (family,) = collect_keys({"a": tuple(ends[:2]), "b": tuple(ends), "c": ()})
+    assert {sample.labels["feed"]: sample.value for sample in family.samples} == {"a": 300}
