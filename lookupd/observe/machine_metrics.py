@@ -134,5 +134,5 @@ def _collect_settings(config: Config) -> Iterator[Metric]:
     yield limit
     clients = InfoMetricFamily("lookupd_client", "Account of a client.", labels=["client"])
     for client in config.clients:
-        clients.add_metric([client.name], {"account": client.account})
+        clients.add_metric([client.name], {"account": client.account} if client.account else {})
     yield clients
