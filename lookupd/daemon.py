@@ -27,9 +27,12 @@ from lookupd.fastpath.python import PythonPath
 from lookupd.handover import Message, Predecessor
 from lookupd.limits import READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
+from lookupd.observe.listener_metrics import ListenerMetrics
 from lookupd.observe.log import log, use_format
+from lookupd.observe.machine_metrics import MachineMetrics
 from lookupd.observe.metrics import Metrics
 from lookupd.observe.pair_metrics import PairMetrics
+from lookupd.observe.serving import ServingSeconds
 from lookupd.observe.usage_metrics import UsageMetrics
 from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
@@ -94,6 +97,8 @@ class Daemon:
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
         self.engine.withdrawn = withdrawn
         self.metrics.add(PairMetrics(self.engine, self.watch))
+        self.serving = ServingSeconds(follows=predecessor is not None)
+        self.metrics.add(MachineMetrics(self.engine, lambda: self.config, self.serving))
         self.site = web.Site(
             self.engine,
             self.metrics,
@@ -107,6 +112,8 @@ class Daemon:
             engine_name=engine_name,
         )
         self.listeners: dict[Key, Listener] = {}
+        self.listener_metrics = ListenerMetrics(self.listeners_now)
+        self.metrics.add(self.listener_metrics)
         self._stopping = asyncio.Event()
         self._draining = False
         self._failure: BaseException | None = None
@@ -357,6 +364,8 @@ class Daemon:
 
     def _tell_readiness(self) -> None:
         reason = self.readiness()
+        stands_back = "unavailable" if self.engine.withdrawn is None else "withdrawn"
+        self.serving.tell("serving" if reason is None else stands_back)
         if (reason is None) != self.metrics.ready:
             self.metrics.ready = reason is None
             log("ready") if reason is None else log("not_ready", reason=reason)
@@ -443,7 +452,9 @@ class Daemon:
         for warning in warnings(config):
             log("config_warning", message=warning)
         for key in self.listeners.keys() - config.endpoints().keys():
-            await end(self.listeners.pop(key))
+            ending = self.listeners.pop(key)
+            self.listener_metrics.keep(key, ending)
+            await end(ending)
         self.config = config
         use_format(config.log.format)
         self.engine.plan = plan

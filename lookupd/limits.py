@@ -520,3 +520,8 @@ USAGE_GAP_SECONDS = 60.0
 
 USAGE_NAMES_MAX = 20
 """Ledgers that one statement adds up: more than a service has replicas."""
+
+# -- metrics ---------------------------------------------------------------------------------------------
+
+CERTIFICATE_FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""
