@@ -70,4 +70,6 @@ def client_of(request: web.Request) -> Client:
 
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
-    return [*site.store.routes()]
+    from lookupd.web.messages import Messages  # which knows Route
+
+    return [*site.store.routes(), *Messages().routes()]
