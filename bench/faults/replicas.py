@@ -21,7 +21,6 @@ RESTART_SECONDS = 0.1
 """As `RestartSec=100ms`."""
 
 START_SECONDS_MAX = 30.0
-HALT_SECONDS_MAX = 5.0
 PORTED_COUNT = 40_000
 FIRST_PORTED, FIRST_HELD = 886_912_000_000, 886_911_000_000
 CREATED_AT = "2026-11-22T10:00:00+08:00"
@@ -165,11 +164,6 @@ class Replica:
         """Undo `halt`."""
         with contextlib.suppress(ChildFailed):
             os.kill(self.pid, signal.SIGCONT)
-
-    def stay_dead(self) -> None:
-        """Kill it, and let nobody start it."""
-        self._wanted.clear()
-        self.kill()
 
     def close(self) -> None:
         """End it for good."""

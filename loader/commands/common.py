@@ -6,10 +6,10 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 import click
 import msgspec
@@ -180,3 +180,55 @@ def print_result(target: Target, result: msgspec.Struct, source: str) -> None:
         return
     shown = " ".join(f"{name}={value}" for name, value in fields.items() if value != 0)
     click.echo(f"{source}: {shown}")
+
+
+class Reason(Protocol):
+    """Why a feed does not move."""
+
+    @property
+    def kind(self) -> str:
+        """In a word."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """In a sentence."""
+        ...
+
+
+class FeedState(Protocol):
+    """A feed after a round, of the exchange or of the relay."""
+
+    @property
+    def name(self) -> str:
+        """Of the configuration."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The sequence it is at."""
+        ...
+
+    @property
+    def trouble(self) -> Reason | None:
+        """None = it moves."""
+        ...
+
+
+def end_round(code: int, feeds: Sequence[FeedState], as_json: bool) -> NoReturn:
+    """Say where the feeds are, and end with that code."""
+    states = [
+        {
+            "feed": feed.name,
+            "position": feed.position,
+            "trouble": feed.trouble.kind if feed.trouble else None,
+            "reason": feed.trouble.reason if feed.trouble else None,
+        }
+        for feed in feeds
+    ]
+    if as_json:
+        click.echo(json.dumps({"result": "done" if code == 0 else "waiting", "exit_code": code, "feeds": states}))
+    else:
+        for state in states:
+            click.echo(f"{state['feed']}: at {state['position']}" + (f", {state['reason']}" if state["reason"] else ""))
+    sys.exit(code)

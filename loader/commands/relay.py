@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from loader.commands.common import EXISTING, fail
+from loader.commands.common import EXISTING, FeedState, end_round, fail
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.settings import Config
@@ -42,36 +43,22 @@ def relay(config: Path, once: bool, as_json: bool) -> None:
     """
     import uvloop
 
-    async def work(settings: Config) -> tuple[int, list[dict[str, Any]]]:
+    async def work(settings: Config) -> tuple[int, Sequence[FeedState]]:
         from loader.fleet.relay import Relay
 
         carrier = Relay(settings)
         if not once:
             await carrier.run()
             return 0, []
-        code = await carrier.once()
-        return code, [
-            {
-                "feed": feed.name,
-                "position": feed.position,
-                "trouble": feed.trouble.kind if feed.trouble else None,
-                "reason": feed.trouble.reason if feed.trouble else None,
-            }
-            for feed in carrier.feeds
-        ]
+        return await carrier.once(), carrier.feeds
 
     try:
         _need_client()
-        code, states = uvloop.run(work(read_config(config)))
+        code, feeds = uvloop.run(work(read_config(config)))
     except LookupdError as error:
         fail(error, as_json)
         return
-    if as_json:
-        click.echo(json.dumps({"result": "done" if code == 0 else "waiting", "exit_code": code, "feeds": states}))
-    else:
-        for state in states:
-            click.echo(f"{state['feed']}: at {state['position']}" + (f", {state['reason']}" if state["reason"] else ""))
-    sys.exit(code)
+    end_round(code, feeds, as_json)
 
 
 @click.command()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
-from loader.commands.common import EXISTING, fail, parse_word
+from loader.commands.common import EXISTING, end_round, fail, parse_word
 from lookupd.config import read_config
 from lookupd.errors import LookupdError
 from lookupd.model import JournalKind, UnixSeconds
@@ -41,21 +40,7 @@ def sync(config: Path, once: bool, as_json: bool) -> None:
     except LookupdError as error:
         fail(error, as_json)
         return
-    states = [
-        {
-            "feed": feed.name,
-            "position": feed.position,
-            "trouble": feed.trouble.kind if feed.trouble else None,
-            "reason": feed.trouble.reason if feed.trouble else None,
-        }
-        for feed in exchange.feeds
-    ]
-    if as_json:
-        click.echo(json.dumps({"result": "done" if code == 0 else "waiting", "exit_code": code, "feeds": states}))
-    else:
-        for state in states:
-            click.echo(f"{state['feed']}: at {state['position']}" + (f", {state['reason']}" if state["reason"] else ""))
-    sys.exit(code)
+    end_round(code, exchange.feeds, as_json)
 
 
 @click.command()
