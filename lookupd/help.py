@@ -15,6 +15,7 @@ import click
 
 from lookupd import i18n
 from lookupd.i18n import cells
+from lookupd.i18n import translate as _
 
 EXAMPLE_WORDS = ("Example:", "Examples:")
 """How a paragraph of examples begins; the commands after it are the same in every language."""
@@ -47,7 +48,7 @@ class _Formatter(click.HelpFormatter):
     """Wraps by the cells of a terminal, of which a Chinese character takes two, and between any two of them."""
 
     def write_heading(self, heading: str) -> None:
-        self.write(f"{'':{self.current_indent}}{heading}：\n")
+        self.write(" " * self.current_indent + _("{heading}:").format(heading=heading) + "\n")
 
     def write_text(self, text: str) -> None:
         indent = " " * self.current_indent
@@ -56,7 +57,7 @@ class _Formatter(click.HelpFormatter):
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         rows = list(rows)
-        first_column = min(max(cells(first) for first, _ in rows), col_max) + col_spacing
+        first_column = min(max(cells(first) for first, second in rows), col_max) + col_spacing
         margin = " " * (self.current_indent + first_column)
         for first, second in rows:
             wrapped = _lines(second, max(self.width - len(margin), 10)) or [""]
