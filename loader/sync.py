@@ -32,7 +32,7 @@ from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
-from lookupd.observe.log import log
+from lookupd.observe.log import log, use_format
 from lookupd.second_look import warnings
 from lookupd.settings import CLOCK_FILE, Config, parse_endpoint
 from lookupd.store.reader import Reader
@@ -160,6 +160,7 @@ class Sync:
 
     def __init__(self, config: Config, *, clock: SteadyClock | None = None) -> None:
         self.config = config
+        use_format(config.log.format)
         try:
             make_folder(config.store_path)  # first: the spool usually lies in it
             make_folder(config.spool_path)
@@ -299,7 +300,12 @@ class Sync:
                 wait = backoff.failed()
                 if str(error) != told:
                     told = str(error)
-                    log(f"{kind}_unusable", feed=feed.name, reason=error, retry_seconds=round(wait, 1))
+                    log(
+                        "source_unusable" if kind == "source" else "store_unusable",
+                        feed=feed.name,
+                        reason=error,
+                        retry_seconds=round(wait, 1),
+                    )
             await asyncio.sleep(wait)
 
     # -- the agreed second -------------------------------------------------------------------------------

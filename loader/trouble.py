@@ -88,7 +88,7 @@ class Troubles:
         wait = min(again.wait_seconds * 2, most) if again else first
         since = again.since if again else now
         if again is None or again.reason != str(error):
-            log(f"file_{kind}", feed=self._feed, file=step_name, reason=error)
+            log("file_guard" if kind == "guard" else "file_rejected", feed=self._feed, file=step_name, reason=error)
         retry_at = UnixMillis(now + int(wait * 1000))
         self.now = Trouble(kind, step_name, over_at, str(error), error.exit_code, since, retry_at, wait)
         self._metrics.trouble(kind)

@@ -27,7 +27,7 @@ from lookupd.fastpath.python import PythonPath
 from lookupd.handover import Message, Predecessor
 from lookupd.limits import READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
-from lookupd.observe.log import log
+from lookupd.observe.log import log, use_format
 from lookupd.observe.metrics import Metrics
 from lookupd.observe.pair_metrics import PairMetrics
 from lookupd.pair import Pair
@@ -66,6 +66,7 @@ class Daemon:
         process that follows us is started; None = none can be."""
         self.config = config
         self.config_path = config_path
+        use_format(config.log.format)
         self.inherited = inherited or Inherited({}, [])
         self.predecessor = predecessor
         self.supervisor = Supervisor()
@@ -432,6 +433,7 @@ class Daemon:
         for key in self.listeners.keys() - config.endpoints().keys():
             await end(self.listeners.pop(key))
         self.config = config
+        use_format(config.log.format)
         self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)

@@ -139,7 +139,7 @@ class EnginePosition:
         self._metrics.sequence = now
         if known is not None and now < known.feed:
             change = "wiped" if known.created != made else "rolled_back"
-            log(f"engine_{change}", feed=self._feed, had=known.feed, has=now)
+            log("engine_wiped" if change == "wiped" else "engine_rolled_back", feed=self._feed, had=known.feed, has=now)
             self._metrics.engine_changes[change] += 1
         if last.feed is None:
             self.known = None

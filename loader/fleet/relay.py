@@ -23,7 +23,7 @@ from loader.trust import parse_public_key
 from lookupd.access import Access
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import FLEET_READ_SECONDS, RELAY_BACKOFF_SECONDS
-from lookupd.observe.log import log
+from lookupd.observe.log import log, use_format
 from lookupd.settings import Config, FeedSettings, parse_endpoint
 from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
@@ -42,6 +42,7 @@ class Relay:
     def __init__(self, config: Config) -> None:
         """Raises ConfigError."""
         self.config = config
+        use_format(config.log.format)
         self.link = Link(config.jetstream, WHO)
         self.followers = Followers()
         self.metrics = RelayMetrics(self.link, self.followers)
