@@ -406,12 +406,19 @@ class Sync:
             return None
         from lookupd.transports.http import HttpListener
         from lookupd.transports.sockets import bind
+        from lookupd.web import Route
 
         endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness)
+        routes = [Route("GET", "/v1/exchange", self._get_exchange, "status")]
+        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness, routes)
         await listener.start()
         log("listening", http=f"http://{endpoint.host}:{listener.port}")
         return listener
+
+    async def _get_exchange(self, _: Any) -> Any:
+        from lookupd.web import json_response
+
+        return json_response(self.metrics.tell())
 
     def _status(self) -> str:
         """For the supervisor's status."""

@@ -48,6 +48,7 @@ from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
 from lookupd.web.store import StoreForPeers
+from lookupd.web.vitals import VitalSigns
 
 
 class Daemon:
@@ -81,6 +82,7 @@ class Daemon:
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
         self.access = self._take_clients(config)
+        self.vitals = VitalSigns(self.metrics)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
         peer = config.replica.peer
         withdrawn = legacy.withdrawn if legacy is not None and peer else None
@@ -97,6 +99,7 @@ class Daemon:
             begin_batch=self.begin_batch,
             store=self.for_peers,
             watch=self.watch,
+            vitals=self.vitals,
             engine_name=engine_name,
         )
         self.listeners: dict[Key, Listener] = {}
@@ -172,7 +175,7 @@ class Daemon:
 
     def _keepers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the answers, until one of them fails."""
-        return [self._keep_store] + ([self.watch.keep] if self.watch is not None else [])
+        return [self._keep_store, self.vitals.keep] + ([self.watch.keep] if self.watch is not None else [])
 
     async def start(self) -> None:
         """Open the store if it is there, then every listener. Raises ConfigError."""
@@ -333,7 +336,8 @@ class Daemon:
     def _standing(self) -> Standing:
         """What the peer is told of us beside the store."""
         ready = self.readiness() is None
-        return Standing(ready, self.engine.withdrawn, self.metrics.started_at, len(self.metrics.damaged_blocks()))
+        damaged = len(self.metrics.damaged_blocks())
+        return Standing(ready, self.engine.withdrawn, self.metrics.started_at, damaged, self.vitals.tell())
 
     def withdraw(self, reason: str | None) -> None:
         """Stand back, since the twin is right and we are not: every answer is `unavailable`; None = serve again."""

@@ -202,7 +202,34 @@ UDP_RECEIVE_BUFFER_BYTES = 1_048_576
 within 20 ms. A longer queue would only hold questions whose client has given up."""
 
 HTTP_BODY_BYTES_MAX = 16_384
-"""No request to the HTTP listener has a body yet."""
+"""What is read of a body that nobody wants."""
+
+HTTP_ARRAY_NUMBERS_MAX = 1000
+"""Numbers in one JSON array, which is read and answered whole; more come as lines."""
+
+HTTP_ARRAY_BYTES_MAX = 64 * 1024
+"""So many numbers, as people write them."""
+
+HTTP_LINE_BYTES_MAX = 256
+"""A line that asks for a number: 40 characters, quoted, in an object, with room."""
+
+HTTP_LINES_PER_SLICE = 200
+"""Lines that are answered before others have their turn: about 2 ms."""
+
+HTTP_ENTRIES_MAX = 500
+"""Entries of the journal in one answer: each costs some look-ups, and calls over TCP wait meanwhile."""
+
+HTTP_ENTRIES_SCANNED_MAX = 2000
+"""Entries that one request passes over in search of those that were asked for; the next one goes on from there."""
+
+EXCHANGE_ANSWER_SECONDS = 0.5
+"""How long the daemon waits for the exchange beside it, which answers from memory."""
+
+EXCHANGE_ANSWER_BYTES_MAX = 262_144
+"""A few hundred bytes a feed."""
+
+HTTP_STALL_SECONDS = 30.0
+"""How long a body that has begun, or an answer that nobody takes, is waited for."""
 
 DRAIN_SECONDS = 2.0
 """How long a stopping daemon waits for answers to leave."""

@@ -259,6 +259,7 @@ async def test_page_is_given_its_strings_and_no_others(
             assert reply.content_type == "application/json"
             strings, tag = await reply.json(), reply.headers["ETag"]
         assert strings["no such text on the page"] == "畫面上沒有的文字"
+        assert strings["Replicas"] == "複本"
         assert "Usage:" not in strings
         assert "" not in strings
         async with session.get("/messages/zh-TW.json", headers={"If-None-Match": tag}) as reply:
