@@ -23,6 +23,7 @@ from loader.formats import Step
 from loader.sequence import Unapplied, clock_start, limit_seconds
 from lookupd import __version__
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
+from lookupd.observe.http_counts import HttpCounts
 from lookupd.settings import Limits
 
 TROUBLES = ("gap", "unfinished", "rejected", "guard")
@@ -153,8 +154,7 @@ class ExchangeMetrics(Collector):
         self.scrubbed_at: UnixMillis | None = None
         self.damaged_blocks = 0
         self.mended_blocks = 0
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.http = HttpCounts()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -178,6 +178,7 @@ class ExchangeMetrics(Collector):
         yield from self._collect_notices(now)
         yield from self._collect_feeds(now)
         yield from collect_streams(self.streams)
+        yield from self.http.collect("lookupd_sync_http")
         yield from self._collect_moments()
         yield GaugeMetricFamily(
             "lookupd_clock_step_refused_seconds",

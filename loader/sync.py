@@ -34,7 +34,7 @@ from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError,
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log
 from lookupd.second_look import warnings
-from lookupd.settings import CLOCK_FILE, Config, parse_endpoint
+from lookupd.settings import CLOCK_FILE, Config, Endpoint, parse_endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
@@ -400,11 +400,19 @@ class Sync:
             return None
         from lookupd.transports.http import HttpListener
         from lookupd.transports.sockets import bind
+        from lookupd.web.guard import read_secrets
 
         endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.metrics,
+            self._readiness,
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
     def _status(self) -> str:

@@ -17,6 +17,7 @@ from loader.fleet.followers import Followers
 from lookupd import __version__
 from lookupd.limits import FLEET_SEQUENCES_KEPT
 from lookupd.model import UnixMillis
+from lookupd.observe.http_counts import HttpCounts
 
 TROUBLES = ("gap", "rejected")
 """Why a feed does not move; the closed set of a metric's label."""
@@ -55,8 +56,7 @@ class RelayMetrics(Collector):
 
     def __init__(self, link: Link, followers: Followers) -> None:
         self.feeds: dict[str, RelayFeedMetrics] = {}
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.http = HttpCounts()
         self._link, self._followers = link, followers
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -84,6 +84,7 @@ class RelayMetrics(Collector):
         )
         yield from self._collect_feeds()
         yield from self._collect_replicas()
+        yield from self.http.collect("lookupd_relay_http")
 
     def _collect_feeds(self) -> Iterator[Metric]:
         for name, help_text, key in (
