@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.log import log
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
@@ -532,6 +533,9 @@ def engine(as_json: bool) -> None:
         click.echo(json.dumps({"engine": "python" if missing else "native", "reason": missing}))
     else:
         click.echo(f"engine: python: {missing}" if missing else "engine: native")
+
+
+cli.add_command(log)
 
 
 def main() -> None:

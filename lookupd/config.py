@@ -15,6 +15,7 @@ from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
+from lookupd.query_record import check_query_log
 from lookupd.settings import (
     FEED_NAME,
     FLEET,
@@ -143,6 +144,7 @@ def _check(config: Config) -> None:
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http", "https"))
     _check_engine(config)
+    check_query_log(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)

@@ -33,6 +33,7 @@ from lookupd.observe.pair_metrics import PairMetrics
 from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
 from lookupd.protocols.framings import FRAMINGS
+from lookupd.query_log import QueryLog
 from lookupd.second_look import warnings
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.status import ENGINE_HEADER, PEER_HEADER
@@ -80,6 +81,8 @@ class Daemon:
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.path = self._make_path(engine_name)
+        self.query_log = QueryLog(self.path.tap)
+        self.metrics.add(self.query_log)
         self.access = self._take_clients(config)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
         peer = config.replica.peer
@@ -127,6 +130,7 @@ class Daemon:
     def _take_clients(self, config: Config) -> Access:
         clients = (*config.clients, ClientSettings(OWN_NAME, (), enum=config.enum, sip=config.sip))
         access = self.path.make_access(clients)
+        self.query_log.use_clients(access, config.query_log)
         self.metrics.watch_clients([client.name for client in clients], access)
         self.path.use_terms(access)
         return access
@@ -178,6 +182,7 @@ class Daemon:
         """Open the store if it is there, then every listener. Raises ConfigError."""
         for warning in warnings(self.config):
             log("config_warning", message=warning)
+        self.query_log.use(self.config.query_log)
         await self._open_store()
         if self.watch is not None:
             await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
@@ -243,6 +248,7 @@ class Daemon:
             for listener in self.listeners.values():
                 await end(listener)
             self.listeners.clear()
+        await self.query_log.close()
         if self.watch is not None:
             await self.watch.close()
         if self.engine.reader is not None:
@@ -434,6 +440,7 @@ class Daemon:
             await end(self.listeners.pop(key))
         self.config = config
         use_format(config.log.format)
+        self.query_log.use(config.query_log)
         self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)

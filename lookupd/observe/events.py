@@ -36,6 +36,7 @@ AREAS = {
     "LK13": "The pair",
     "LK14": "Handing over",
     "LK15": "Supervision",
+    "LK16": "The query log",
     "LK20": "Files of a feed",
     "LK21": "Agreed moments and the clock",
     "LK22": "The scrub",
@@ -124,6 +125,12 @@ EVENTS: dict[str, Event] = {
         "LK1507", "error", (), "The loader waits for the store's disk; the watchdog is not fed.", "Look at the disk."
     ),
     "store_answers": Event("LK1508", "info", (), "The store's disk goes on."),
+    "query_log_lost": Event(
+        "LK1601", "warning", _fields("path reason"),
+        "Records of the query log cannot be written, and are lost until they can; answers go on.",
+        "See the reason: a folder that is gone, its rights, the disk.",
+    ),
+    "query_log_resumed": Event("LK1602", "info", _fields("path lost"), "They are written again; so many were lost."),
     "syncing": Event("LK2001", "info", _fields("replica feeds"), "The exchange runs."),
     "delta_applied": Event(
         "LK2002", "info", _fields("feed sequence applied pending added removed changed serial"), "A delta is visible."
