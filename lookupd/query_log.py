@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -30,12 +31,22 @@ LOSSES = ("queue", "disk", "space")
 not be written. space: query_log.free_min."""
 
 
+class Switch(NamedTuple):
+    """Other settings, and the lines that were noted before them."""
+
+    lines: bytes
+    records: int
+    settings: QueryLogSettings
+
+
 class QueryLog(Collector):
     """From `use` with a path until `close`. Its thread is the only one that drains the tap."""
 
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._settings = QueryLogSettings()
+        self._switching = threading.Lock()
+        self._switches: list[Switch] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._file: RotatingFile | None = None
@@ -53,15 +64,15 @@ class QueryLog(Collector):
 
     def use(self, settings: QueryLogSettings) -> None:
         """Write by these from now on. Waits for no disk."""
-        self._settings = settings
-        self._tap.use(settings)
+        with self._switching:
+            self._switches.append(Switch(*self._tap.drain(), settings))
+            self._tap.use(settings)
         if settings.path and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="query-log", daemon=True)
             self._thread.start()
 
     async def close(self) -> None:
-        """Write what was noted so far, then end. A disk that hangs is not waited for."""
-        self._tap.use(QueryLogSettings())
+        """Write what was noted so far, then end; nobody asks any more. A disk that hangs is not waited for."""
         self._stopping.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, QUERY_LOG_STOP_SECONDS)
@@ -86,15 +97,18 @@ class QueryLog(Collector):
     # -- of its own --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        settings = QueryLogSettings()
         stopping = False
         while not stopping:
-            if settings != self._settings:
-                self._write_noted()
-                settings = self._settings
-                self._turn_to(settings)
             stopping = self._stopping.wait(QUERY_LOG_DRAIN_SECONDS)
-            self._write_noted()
+            with self._switching:
+                switches, self._switches = self._switches, []
+                lines, count = self._tap.drain()
+            for before, records, settings in switches:
+                self._write(before, records)
+                if settings != self._settings:
+                    self._settings = settings
+                    self._turn_to(settings)
+            self._write(lines, count)
         self._let_go()
 
     def _turn_to(self, settings: QueryLogSettings) -> None:
@@ -117,12 +131,9 @@ class QueryLog(Collector):
             self._lines += file.lines_total
             self._bytes += file.bytes_total
 
-    def _write_noted(self) -> None:
+    def _write(self, lines: bytes, count: int) -> None:
         file = self._file
-        if file is None:
-            return
-        lines, count = self._tap.drain()
-        if not count:
+        if file is None or not count:
             return
         before = file.lines_total
         try:

@@ -89,7 +89,7 @@ impl<const N: usize> Short<N> {
 /// One number asked.
 #[derive(Clone, Copy)]
 struct Record {
-    at_ms: u64,
+    at_ns: u64,
     number: Option<u64>,
     /// `Clients::id` of the list that the client is in.
     list: u64,
@@ -190,7 +190,7 @@ impl Tap {
             }
             !ended
         });
-        drained.sort_by_key(|(record, _)| record.at_ms);
+        drained.sort_by_key(|(record, _)| record.at_ns);
         let full = self.full.load(Ordering::Relaxed);
         for (record, queue) in &drained {
             let list = lists.iter().find(|list| list.id() == record.list);
@@ -377,7 +377,7 @@ impl Tape {
 
     fn put(&mut self, number: Option<u64>, verdict: Verdict, route: Option<&Route>, engine: &Engine, asking: Asking) {
         self.records.push(Record {
-            at_ms: asking.at_ns / 1_000_000,
+            at_ns: asking.at_ns,
             number,
             list: engine.clients().id(),
             client: asking.client as u32,
@@ -404,7 +404,7 @@ impl Record {
     /// As one line of JSON, with the keys of `lookupd.tap.Record` in their order.
     fn write(&self, client: &str, queue: &Queue, full: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"time\":\"");
-        write_time(self.at_ms, out);
+        write_time(self.at_ns / 1_000_000, out);
         out.extend_from_slice(b"\",\"client\":");
         write_text(Some(client), out);
         out.extend_from_slice(b",\"dialect\":");
