@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -20,10 +22,14 @@ from prometheus_client.registry import Collector
 
 from loader.fleet.stream_metrics import StreamMetrics, collect_streams
 from loader.formats import Step
+from loader.key_metrics import collect_keys
 from loader.sequence import Unapplied, clock_start, limit_seconds
+from loader.trust import PublicKey
 from lookupd import __version__
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
+from lookupd.observe.disks import collect_disks
 from lookupd.settings import Limits
+from lookupd.units import format_millis, format_time
 
 TROUBLES = ("gap", "unfinished", "rejected", "guard")
 """Why a feed does not move; the closed set of a metric's label."""
@@ -129,6 +135,27 @@ class FeedMetrics:
         """Whether only a snapshot can help."""
         self.wanted = wanted
 
+    def tell(self, now: float) -> dict[str, Any]:
+        """One feed's part of `ExchangeMetrics.tell`."""
+        clocks = {}
+        for kind in NoticeKind:
+            waiting, oldest = self.oldest(kind.value)
+            limit = float(limit_seconds(kind, self.limits))
+            clocks[kind.value] = {
+                "waiting": waiting,
+                "oldest_at": None if oldest is None else format_time(oldest),
+                "limit_seconds": limit,
+                "margin_seconds": limit if oldest is None else round(min(oldest + limit - now, limit), 1),
+                "breaches": self.breaches[kind.value],
+            }
+        return {
+            "sequence": self.sequence,
+            "blocked": self.blocked,
+            "snapshot_wanted": self.wanted,
+            "source_seen_at": None if self.seen_at is None else format_millis(self.seen_at),
+            "clocks": clocks,
+        }
+
     def oldest(self, kind: str) -> tuple[int, UnixSeconds | None]:
         """Notices of a kind that are known and not applied, and the earliest start of a clock among them."""
         count = sum(waiting.counts.get(kind, 0) for waiting in self.unapplied.values())
@@ -143,6 +170,8 @@ class ExchangeMetrics(Collector):
         self.feeds: dict[str, FeedMetrics] = {}
         self.streams: list[StreamMetrics] = []
         self.positions: dict[str, FeedPosition] = {}
+        self.keys: dict[str, tuple[PublicKey, ...]] = {}
+        self.places: dict[str, Path] = {}
         self.pending = 0
         self.damaged_pending = 0
         self.next_due: UnixSeconds | None = None
@@ -167,6 +196,15 @@ class ExchangeMetrics(Collector):
         """The exposition."""
         return generate_latest(self._registry)
 
+    def tell(self) -> dict[str, Any]:
+        """For the daemon's /v1/feeds: what the store does not say. Seconds, and moments in RFC 3339."""
+        now = self._now() / 1000
+        return {
+            "feeds": {feed.feed: feed.tell(now) for feed in self.feeds.values()},
+            "pending": self.pending,
+            "next_moment": None if self.next_due is None else format_time(self.next_due),
+        }
+
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering collects nothing."""
         return []
@@ -178,6 +216,8 @@ class ExchangeMetrics(Collector):
         yield from self._collect_notices(now)
         yield from self._collect_feeds(now)
         yield from collect_streams(self.streams)
+        yield from collect_keys(self.keys)
+        yield from collect_disks(self.places)
         yield from self._collect_moments()
         yield GaugeMetricFamily(
             "lookupd_clock_step_refused_seconds",

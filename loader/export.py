@@ -18,8 +18,8 @@ import msgspec
 import zstandard
 
 from loader.files import ZstdReader
-from loader.history import entries_since, entry_fields, state_fields
 from lookupd.errors import FeedError, LookupdError, Stale, StoreError
+from lookupd.journal_view import entries_since, entry_fields, state_fields
 from lookupd.model import TN, JournalEntry, UnixSeconds
 from lookupd.numbering import format_tn
 from lookupd.store import journal

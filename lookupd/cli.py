@@ -14,8 +14,11 @@ import msgspec
 
 from lookupd import __version__
 from lookupd.commands.log import log
+from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
+from lookupd.help import Commands
+from lookupd.i18n import translate as _
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
 from lookupd.settings import Config
 
@@ -37,7 +40,7 @@ def _run(as_json: bool, work: Callable[[], None]) -> None:
     except LookupdError as error:
         if as_json:
             click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(f"error: {error}", err=True)
+        click.echo(_("error: {message}").format(message=error), err=True)
         sys.exit(error.exit_code)
 
 
@@ -52,7 +55,7 @@ def _settings(config: Path | None, store: Path | None, country: str) -> Config:
     return Config(store=StoreSettings(path=str(store)), plan=PlanSettings(country_code=country))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lookupd")
 def cli() -> None:
     """Answer whether a number was ported and which network serves it.
@@ -153,7 +156,7 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
             click.echo(json.dumps({"file": str(file), "result": "usable", "warnings": found}))
             return
         for warning in found:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(_("warning: {message}").format(message=warning), err=True)
         click.echo(f"{file}: usable")
 
     _run(as_json, work)
@@ -536,6 +539,7 @@ def engine(as_json: bool) -> None:
 
 
 cli.add_command(log)
+cli.add_command(usage)
 
 
 def main() -> None:

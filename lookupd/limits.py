@@ -202,7 +202,34 @@ UDP_RECEIVE_BUFFER_BYTES = 1_048_576
 within 20 ms. A longer queue would only hold questions whose client has given up."""
 
 HTTP_BODY_BYTES_MAX = 16_384
-"""No request to the HTTP listener has a body yet."""
+"""What is read of a body that nobody wants."""
+
+HTTP_ARRAY_NUMBERS_MAX = 1000
+"""Numbers in one JSON array, which is read and answered whole; more come as lines."""
+
+HTTP_ARRAY_BYTES_MAX = 64 * 1024
+"""So many numbers, as people write them."""
+
+HTTP_LINE_BYTES_MAX = 256
+"""A line that asks for a number: 40 characters, quoted, in an object, with room."""
+
+HTTP_LINES_PER_SLICE = 200
+"""Lines that are answered before others have their turn: about 2 ms."""
+
+HTTP_ENTRIES_MAX = 500
+"""Entries of the journal in one answer: each costs some look-ups, and calls over TCP wait meanwhile."""
+
+HTTP_ENTRIES_SCANNED_MAX = 2000
+"""Entries that one request passes over in search of those that were asked for; the next one goes on from there."""
+
+EXCHANGE_ANSWER_SECONDS = 0.5
+"""How long the daemon waits for the exchange beside it, which answers from memory."""
+
+EXCHANGE_ANSWER_BYTES_MAX = 262_144
+"""A few hundred bytes a feed."""
+
+HTTP_STALL_SECONDS = 30.0
+"""How long a body that has begun, or an answer that nobody takes, is waited for."""
 
 DRAIN_SECONDS = 2.0
 """How long a stopping daemon waits for answers to leave."""
@@ -498,3 +525,33 @@ QUERY_LOG_LINE_BYTES_MAX = 16_384
 
 QUERY_LOG_STOP_SECONDS = 2.0
 """How long the end of the daemon waits for the last records: a disk that hangs must not keep it."""
+
+LEDGER_WAITING_MAX = 100_000
+"""Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
+twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""
+
+# -- usage -----------------------------------------------------------------------------------------------
+
+USAGE_EVERY_MIN_SECONDS, USAGE_EVERY_MAX_SECONDS = 0.1, 3600.0
+"""Between two savings: each syncs the disk several times; what was counted since the last one dies with a process that
+is killed."""
+
+USAGE_KEEP_MIN_SECONDS = 62 * 86_400.0
+"""Last month's statement can be made until this one ends."""
+
+USAGE_CLOSE_SECONDS = 3.0
+"""For the last saving: with the time that answers have to leave, a stop is within systemd's 10 s."""
+
+USAGE_PRUNE_HOURS_MAX = 24
+"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
+
+USAGE_GAP_SECONDS = 60.0
+"""Of an hour that nothing was counted in before a statement tells: a restart is over in seconds."""
+
+USAGE_NAMES_MAX = 20
+"""Ledgers that one statement adds up: more than a service has replicas."""
+
+# -- metrics ---------------------------------------------------------------------------------------------
+
+CERTIFICATE_FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""

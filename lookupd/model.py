@@ -234,6 +234,18 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tables_hash: bytes = b""
 
 
+class Vitals(msgspec.Struct, frozen=True):
+    """How a daemon does. queries_per_second, by_dialect: over the last ten seconds. The rest: over the last minute, or
+    the over_seconds that are known; reply times are null where nobody measures them."""
+
+    queries_per_second: float = 0.0
+    by_dialect: dict[str, float] = {}
+    reply_p50_seconds: float | None = None
+    reply_p99_seconds: float | None = None
+    outcomes: dict[str, int] = {}
+    over_seconds: float = 0.0
+
+
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
     """The clocks of one commit: a delta, a snapshot, or pending notices that fired together (type `fired`).
 

@@ -16,7 +16,7 @@ from lookupd.errors import LookupdError, Stale
 from lookupd.model import TN, JournalKind, UnixSeconds
 
 if TYPE_CHECKING:
-    from loader.history import Found
+    from lookupd.journal_view import Found
     from lookupd.store.reader import Reader
     from lookupd.store.schema import Anchor
 
@@ -74,7 +74,7 @@ def show(
     Examples: lookupd-loader journal show 0912345678 --store /var/lib/lookupd/a
               lookupd-loader journal show --ref A-20260301-17 --json --store /var/lib/lookupd/a
     """
-    from loader.history import entry_fields, entry_line, receipt_of, states_around
+    from lookupd.journal_view import entry_fields, entry_line, receipt_of, states_around
     from lookupd.store.reader import Reader
 
     with Reader(target.path, map_size=target.map_size) as reader:
@@ -101,7 +101,7 @@ def _read_number(target: Target, number: str) -> TN:
 
 
 def _asked(reader: Reader, tn: TN | None, since: UnixSeconds | None, ref: str | None) -> Iterator[Found]:
-    from loader.history import entries_since, newest_entries, number_entries
+    from lookupd.journal_view import entries_since, newest_entries, number_entries
     from lookupd.store.history import first_since
 
     first = 0 if since is None else first_since(reader, since)

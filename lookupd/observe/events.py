@@ -37,6 +37,7 @@ AREAS = {
     "LK14": "Handing over",
     "LK15": "Supervision",
     "LK16": "The query log",
+    "LK17": "Usage",
     "LK20": "Files of a feed",
     "LK21": "Agreed moments and the clock",
     "LK22": "The scrub",
@@ -131,6 +132,22 @@ EVENTS: dict[str, Event] = {
         "See the reason: a folder that is gone, its rights, the disk.",
     ),
     "query_log_resumed": Event("LK1602", "info", _fields("path lost"), "They are written again; so many were lost."),
+    "usage_begun": Event("LK1701", "info", _fields("path"), "A new ledger of usage was begun."),
+    "usage_unsaved": Event(
+        "LK1702", "error", _fields("reason queries"),
+        "What was asked cannot be saved: it waits in memory, and is lost if the daemon ends before it can be.",
+        "See the reason; docs/usage.md.",
+    ),
+    "usage_saved_again": Event("LK1703", "info", _fields("path"), "What had waited is saved."),
+    "usage_damaged": Event(
+        "LK1704", "error", _fields("reason kept_as"),
+        "The ledger of usage was damaged: it is kept under another name, and a new one is begun.",
+        "Look at the disk. What a backup of it has is added to statements with `lookupd usage --also`.",
+    ),
+    "usage_lost": Event(
+        "LK1705", "error", _fields("queries reason"), "So many queries are in no ledger, and in no statement.",
+        "See the reason.",
+    ),
     "syncing": Event("LK2001", "info", _fields("replica feeds"), "The exchange runs."),
     "delta_applied": Event(
         "LK2002", "info", _fields("feed sequence applied pending added removed changed serial"), "A delta is visible."

@@ -302,6 +302,15 @@ class Metrics(Collector):
                 reply.add_metric([dialect, transport, outcome.label], buckets, seconds)
         yield reply
 
+    def reply_buckets(self) -> list[int]:
+        """Answers that were timed, of all dialects and outcomes, by the histogram's bounds; empty where none are."""
+        sums: list[int] = []
+        for sources in self._native.values():
+            for source in sources:
+                for outcome in source.counts().latency:
+                    sums = _sums(sums, outcome)
+        return sums
+
     def client_usage(self) -> dict[str, list[Usage]]:
         """By client's name, then by dialect."""
         sums = {name: [list(usage) for usage in by_dialect] for name, by_dialect in self._usage_before.items()}

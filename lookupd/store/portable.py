@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 
 from lookupd.errors import StoreError
-from lookupd.model import FeedPosition, NetworkCode, RoutingNumber
+from lookupd.model import FeedPosition, NetworkCode, RoutingNumber, Vitals
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -61,12 +61,13 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 class Standing(msgspec.Struct, frozen=True):
     """What a daemon knows of itself beside its store. ready: queries are answered from data. withdrawn: why it stands
-    back. damaged: blocks that were found damaged."""
+    back. damaged: blocks that were found damaged. vitals: how it does."""
 
     ready: bool = False
     withdrawn: str | None = None
     started_at: float = 0.0
     damaged: int = 0
+    vitals: Vitals | None = None
 
 
 class StoreState(msgspec.Struct, frozen=True):
@@ -88,6 +89,7 @@ class StoreState(msgspec.Struct, frozen=True):
     damaged: int = 0
     overdue: float = 0.0
     trail: tuple[Step, ...] = ()
+    vitals: Vitals | None = None
 
 
 class Tables(msgspec.Struct, frozen=True, array_like=True):
@@ -143,6 +145,7 @@ class Pinned:
             standing.damaged,
             max(now - moment, 0.0) if moment else 0.0,
             trail,
+            standing.vitals,
         )
 
     def trail(self) -> tuple[Step, ...]:

@@ -15,6 +15,7 @@ from lookupd.limits import CONNECTION_IDLE_SECONDS, DRAIN_SECONDS, HTTP_BODY_BYT
 from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE
 from lookupd.web import CLIENT, Handler, Route
+from lookupd.web.errors import told_as_json
 
 
 class HttpMetrics(Protocol):
@@ -69,7 +70,9 @@ class HttpListener:
         self._metrics = metrics
         self._readiness = readiness
         self._told = told
-        application = web.Application(client_max_size=HTTP_BODY_BYTES_MAX, middlewares=[self._only_clients])
+        application = web.Application(
+            client_max_size=HTTP_BODY_BYTES_MAX, middlewares=[told_as_json, self._only_clients]
+        )
         own = [
             Route("GET", "/metrics", self._get_metrics, "status"),
             Route("GET", "/livez", self._get_livez, None),

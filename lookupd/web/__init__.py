@@ -5,10 +5,11 @@ Connections, and who may ask at all, are `transports.http` and `guard`; each oth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from lookupd.engine import Engine
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
     from lookupd.web.store import StoreForPeers
+    from lookupd.web.vitals import VitalSigns
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,6 +51,7 @@ class Site:
         begin_batch: Callable[[], None],
         store: StoreForPeers,
         watch: PairWatch | None,
+        vitals: VitalSigns,
         engine_name: str,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
@@ -60,6 +63,7 @@ class Site:
         self.readiness, self.begin_batch = readiness, begin_batch
         self.store = store
         self.watch = watch
+        self.vitals = vitals
         self.engine_name = engine_name
 
 
@@ -68,6 +72,22 @@ def client_of(request: web.Request) -> Client:
     return request[CLIENT]
 
 
+def json_response(told: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Kept by nobody, unless the headers say otherwise."""
+    return web.Response(
+        body=msgspec.json.encode(told) + b"\n",
+        status=status,
+        headers={"Cache-Control": "no-store"} | dict(headers or {}),
+        content_type="application/json",
+    )
+
+
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
-    return [*site.store.routes()]
+    from lookupd.web import openapi, page
+    from lookupd.web.messages import Messages
+    from lookupd.web.numbers import Numbers
+    from lookupd.web.state import State
+
+    of_data = (*site.store.routes(), *Numbers(site).routes(), *State(site).routes())
+    return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]

@@ -1,6 +1,6 @@
 """The journal as people read it: an entry's fields in words, the entries of a number, of a time, of a reference.
 
-What the store keeps, and for how long, is the store's; a file of all of it is for `export`.
+What the store keeps, and for how long, is the store's; a file of all of it is for `loader.export`.
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ def entries_since(reader: Reader, first: int, ref: str | None = None) -> Iterato
             yield serial, stored, entry
 
 
-def newest_entries(reader: Reader) -> Iterator[Found]:
-    """Entries from the newest back to the oldest kept."""
+def newest_entries(reader: Reader, last: int | None = None) -> Iterator[Found]:
+    """Entries from serial `last`, or the newest, back to the oldest kept."""
     anchor = reader.anchor()
-    for serial in range(reader.state.serial, 0 if anchor is None else anchor.serial, -1):
+    for serial in range(reader.state.serial if last is None else last, 0 if anchor is None else anchor.serial, -1):
         yield _found(reader, serial)
 
 

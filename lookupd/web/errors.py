@@ -1,0 +1,47 @@
+"""Errors of the HTTP API: one JSON object, whatever went wrong: what, and the way out where there is one."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from lookupd.settings import Permission
+from lookupd.web import CLIENT, Handler, json_response
+
+API = "/v1/"
+
+
+class Problem(Exception):
+    """What a request is answered with instead. retry: seconds, where asking again may help."""
+
+    def __init__(self, status: int, error: str, way_out: str | None = None, *, retry: int | None = None) -> None:
+        super().__init__(error)
+        self.status, self.error, self.way_out, self.retry = status, error, way_out, retry
+
+    def response(self) -> web.Response:
+        """As it is sent."""
+        told = {"error": self.error} if self.way_out is None else {"error": self.error, "way_out": self.way_out}
+        headers = {} if self.retry is None else {"Retry-After": str(self.retry)}
+        return json_response(told, status=self.status, headers=headers)
+
+
+def need(request: web.Request, permission: Permission) -> None:
+    """Raises Problem unless the client may."""
+    if permission not in request[CLIENT].may:
+        raise Problem(403, f"this client may not see this: it needs {permission!r}", "[[client]] may = [...]")
+
+
+@web.middleware
+async def told_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Below /v1/ an error is JSON, also one that the library raises: an unknown path, a method that is not there."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as error:
+        if not request.path.startswith(API) or error.status < 400:
+            raise
+        response = Problem(error.status, (error.text or error.reason).strip()).response()
+        response.headers.update(
+            {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
+        )
+        return response
