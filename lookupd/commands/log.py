@@ -16,6 +16,7 @@ import msgspec
 
 from lookupd.config import read_config
 from lookupd.errors import LookupdError
+from lookupd.i18n import translate as _
 from lookupd.limits import QUERY_LOG_DRAIN_SECONDS
 from lookupd.numbering import Plan, load_plan, strip_separators
 from lookupd.observe.counters import ALL_DIALECTS
@@ -39,7 +40,7 @@ _FOLLOWED = 10
 @click.option("--outcome", type=click.Choice(OUTCOMES), help="Only what came of it.")
 @click.option("--since", metavar="TIME", help="RFC 3339 with an offset, or how long ago: 15m.")
 @click.option("--until", metavar="TIME", help="Only before it; written in the same way.")
-@click.option("--limit", type=click.IntRange(1), help="The newest ones at most; with --follow: to begin with.  [10]")
+@click.option("--limit", type=click.IntRange(1), help="So many of the newest; with --follow to begin with.  [default: all, or 10]")
 @click.option("--follow", is_flag=True, help="Go on with what is asked from now on, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
 def log(
@@ -75,7 +76,7 @@ def log(
     except LookupdError as error:
         if as_json:
             click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(f"error: {error}", err=True)
+        click.echo(_("error: {message}").format(message=error), err=True)
         sys.exit(error.exit_code)
 
 

@@ -137,7 +137,7 @@ EVENTS: dict[str, Event] = {
     "query_log_lost": Event(
         "LK1601", "warning", _fields("path reason"),
         "Records of the query log cannot be written, and are lost until they can; answers go on.",
-        "See the reason: a folder that is gone, its rights, the disk.",
+        "See the reason: a folder that is gone, its rights, the disk; docs/query-log.md.",
     ),
     "query_log_resumed": Event("LK1602", "info", _fields("path lost"), "They are written again; so many were lost."),
     "usage_begun": Event("LK1701", "info", _fields("path"), "A new ledger of usage was begun."),

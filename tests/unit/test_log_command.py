@@ -227,7 +227,7 @@ def test_follow_shows_what_comes_and_ends_by_ctrl_c(log: Path) -> None:
         assert process.wait(10) == 0
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 # -- turning files over ----------------------------------------------------------------------------------
