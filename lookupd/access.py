@@ -187,6 +187,11 @@ class Access:
         except KeyError:
             return self._remember(host)
 
+    def holders(self, host: str) -> list[Client]:
+        """Every client whose sources hold this address, in the order of the list: who asks shows which one it is."""
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return list(dict.fromkeys(client for network, client in self._entries if address in network))
+
     def _remember(self, host: str) -> Client | None:
         if len(self._found) >= SOURCES_CACHED_MAX:
             self._found.clear()

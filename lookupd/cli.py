@@ -168,8 +168,10 @@ def _try_deep(settings: Config) -> None:
     from lookupd.fastpath import choose
     from lookupd.store.reader import Reader
     from lookupd.transports.sockets import bind
+    from lookupd.web.guard import look_at_files
 
     choose(settings.engine.udp)
+    look_at_files(settings)
     with ExitStack() as bound:  # all at a time: two of them may be in each other's way
         for _, endpoint in settings.endpoints():
             bound.enter_context(closing(bind(endpoint)))

@@ -36,6 +36,7 @@ from lookupd.observe.serving import ServingSeconds
 from lookupd.observe.usage_metrics import UsageMetrics
 from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
+from lookupd.peer_keys import PeerKeys, read_peer_keys
 from lookupd.protocols.framings import FRAMINGS
 from lookupd.second_look import warnings
 from lookupd.settings import ClientSettings, Config, Endpoint
@@ -52,6 +53,7 @@ from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
 from lookupd.usage import Usages
+from lookupd.web.guard import Secrets, secrets_of_daemon
 from lookupd.web.store import StoreForPeers
 from lookupd.web.vitals import VitalSigns
 
@@ -94,7 +96,7 @@ class Daemon:
         peer = config.replica.peer
         withdrawn = legacy.withdrawn if legacy is not None and peer else None
         pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
-        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
+        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair, self._peer_keys) if peer else None
         self.engine.withdrawn = withdrawn
         self.metrics.add(PairMetrics(self.engine, self.watch))
         self.serving = ServingSeconds(follows=predecessor is not None)
@@ -111,6 +113,7 @@ class Daemon:
             vitals=self.vitals,
             engine_name=engine_name,
         )
+        self.secrets = Secrets()
         self.listeners: dict[Key, Listener] = {}
         self.listener_metrics = ListenerMetrics(self.listeners_now)
         self.metrics.add(self.listener_metrics)
@@ -194,12 +197,13 @@ class Daemon:
         """Open the store if it is there, then every listener. Raises ConfigError."""
         for warning in warnings(self.config):
             log("config_warning", message=warning)
+        self.secrets = secrets_of_daemon(self.config)
         await self._open_store()
         if self.watch is not None:
             await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
         if self.predecessor is not None:
             await self.predecessor.prepared(self.readiness())
-        await self._open_listeners(self.config)
+        await self._open_listeners(self.config, self.secrets)
         for sock in self.inherited.take_rest():
             log("socket_unused", address=describe(sock), reason="no listener of the configuration is there")
             sock.close()
@@ -372,20 +376,20 @@ class Daemon:
 
     # -- listeners ---------------------------------------------------------------------------------------
 
-    async def _open_listeners(self, config: Config) -> None:
+    async def _open_listeners(self, config: Config, secrets: Secrets) -> None:
         """Those of the configuration that are not open yet; all of them or none. Raises ConfigError."""
         opened: dict[Key, Listener] = {}
         try:
             for key in config.endpoints():
                 if key not in self.listeners:
-                    opened[key] = await self._open_listener(*key, config)
+                    opened[key] = await self._open_listener(*key, config, secrets)
         except BaseException:
             for listener in opened.values():
                 await end(listener)
             raise
         self.listeners.update(opened)
 
-    async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config) -> Listener:
+    async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config, secrets: Secrets) -> Listener:
         if dialect != "http":
             self.metrics.counters(dialect, endpoint.transport)  # at zero from the start, not from the first query
         given = self.inherited.claim(dialect, endpoint)
@@ -405,9 +409,22 @@ class Daemon:
                 self.metrics.connections(dialect),
             )
         else:
-            listener = HttpListener(sock, self.access, self.metrics, self.readiness, web.routes(self.site), self._told)
+            listener = HttpListener(
+                sock,
+                self.access,
+                self.metrics,
+                self.readiness,
+                web.routes(self.site),
+                self._told,
+                endpoint=endpoint,
+                secrets=secrets,
+            )
         await listener.start()
         return listener
+
+    def _peer_keys(self) -> PeerKeys:
+        """What the peer is asked with. Raises ConfigError."""
+        return read_peer_keys(self.config.replica, self.config.replica.peer)
 
     def _told(self) -> dict[str, str]:
         """For `lookupd status`, in the headers of /readyz."""
@@ -444,7 +461,10 @@ class Daemon:
                 return done
             if changed is not None:
                 raise ConfigError(f"{self.config_path}: [{changed}] changed: that needs a restart; nothing was changed")
-            await self._open_listeners(config)
+            secrets = secrets_of_daemon(config, self.secrets)
+            if self.watch is not None:
+                await self.watch.renew()
+            await self._open_listeners(config, secrets)
         except ConfigError as error:
             self.metrics.reloads["rejected"] += 1
             log("config_rejected", reason=error)
@@ -461,8 +481,11 @@ class Daemon:
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)
         before.retire()
+        self.secrets = secrets
         for listener in self.listeners.values():
             listener.use_access(self.access)
+            if isinstance(listener, HttpListener):
+                listener.use_secrets(self.secrets)
         self.metrics.reloads["applied"] += 1
         log("config_applied", path=self.config_path)
         return True

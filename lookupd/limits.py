@@ -534,3 +534,59 @@ USAGE_NAMES_MAX = 20
 
 CERTIFICATE_FILE_BYTES_MAX = 1 << 20
 """Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""
+
+# -- HTTP listeners --------------------------------------------------------------------------------------
+
+HTTP_CONNECTIONS_MAX = 256
+"""At a time, of one listener: operators, scrapers and a peer need a dozen; each costs about 100 kB at its worst."""
+
+HTTP_CONNECTIONS_PER_SOURCE_MAX = 64
+"""At a time, from one address: one client cannot take all the places."""
+
+HTTP_STRANGERS_MAX = 8
+"""At a time, from addresses on no client's list together: enough to be told so, too few to be in anybody's way."""
+
+HTTP_BACKLOG = 128
+"""Connections that wait to be accepted."""
+
+HTTP_HEAD_SECONDS = 10.0
+"""For TLS to be agreed, and again for the whole head of a request from its first byte: it is one packet."""
+
+HTTP_BODY_SECONDS = 60.0
+"""For the whole body of a request: 2 Mbit/s bring the largest."""
+
+HTTP_ANSWER_SECONDS = 30.0
+"""For 64 kB of an answer to be taken; who takes less than 2 kB a second is no reader."""
+
+HTTP_SEND_BUFFER_BYTES = 262_144
+"""In the kernel, for a connection: else it grows to megabytes for who reads nothing."""
+
+HTTP_LINGER_SECONDS = 2.0
+"""How long the body of a request that was refused is still read, so that the refusal arrives."""
+
+HTTP_HEAD_LINE_BYTES_MAX = 8190
+"""A request line, or a header: 64 blocks asked for by a peer have 1,300."""
+
+HTTP_HEADERS_MAX = 64
+"""Headers of a request; browsers send about 20."""
+
+HTTP_HOSTS_MAX = 16
+"""Names that a listener may be called by."""
+
+HTTP_SCRAPES_PER_SECOND = 20
+"""Times that metrics are made anew; who asks more often gets those of up to 1/20 s before."""
+
+TOKEN_CHARS_MIN = 20
+"""Of a bearer token: 120 bits if drawn at random, which nobody guesses."""
+
+TOKEN_CHARS_MAX = 256
+"""As much as fits a header with room; 43 are 256 bits."""
+
+TOKENS_MAX = 2
+"""In one file: the old and the new one, while one replaces the other."""
+
+TOKEN_FILE_BYTES_MAX = 4096
+"""What is read of a token file: two tokens and their line ends have under 600."""
+
+PEM_FILE_BYTES_MAX = 1 << 20
+"""What is read of a certificate or key: a bundle of all public authorities has 230 kB."""

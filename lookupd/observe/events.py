@@ -82,6 +82,14 @@ EVENTS: dict[str, Event] = {
     "http_failed": Event(
         "LK1206", "error", _fields("message error"), "A request over HTTP met a fault of the program.", "Report it."
     ),
+    "http_accept_failed": Event(
+        "LK1207", "error", _fields("reason"), "No more connections over HTTP can be taken at the moment.",
+        "Raise LimitNOFILE, or see who holds them.", "load.md",
+    ),
+    "catalogue_unreadable": Event(
+        "LK1208", "warning", _fields("language error"), "The texts of a language cannot be read: the page is English.",
+        "Install the package anew.",
+    ),
     "peer_up": Event("LK1301", "info", _fields("peer serial digest"), "The other replica answers."),
     "peer_down": Event(
         "LK1302", "error", _fields("url result reason"), "The other replica does not answer.",

@@ -7,6 +7,7 @@ from aiohttp import web
 from lookupd.observe.log import log
 from lookupd.settings import Permission
 from lookupd.web import CLIENT, Handler, json_response
+from lookupd.web.guard import Refused
 
 API = "/v1/"
 
@@ -32,6 +33,15 @@ def need(request: web.Request, permission: Permission) -> None:
     """Raises Problem unless the client may."""
     if permission not in request[CLIENT].may:
         raise Problem(403, f"this client may not see this: it needs {permission!r}", "[[client]] may = [...]")
+
+
+def refusal(request: web.Request, refused: Refused) -> web.Response:
+    """In words; below /v1/ as JSON."""
+    response = refused.response()
+    if request.path.startswith(API):
+        response.content_type = "application/json"
+        response.body = Problem(refused.status, refused.text).response().body
+    return response
 
 
 @web.middleware

@@ -49,7 +49,7 @@ class Numbers:
         return [
             Route("GET", "/v1/numbers/{number}", self._get, "query"),
             Route("GET", "/v1/numbers/{number}/explanation", self._explain, "history"),
-            Route("POST", "/v1/numbers", self._post, "query"),
+            Route("POST", "/v1/numbers", self._post, "query", streams=True),
         ]
 
     # -- one number --------------------------------------------------------------------------------------
