@@ -210,9 +210,11 @@ class Peer:
         return PeerError(f"{self.url}: sent {what}: is it a lookupd of this version?")
 
 
-def fetch_block(url: str, block: int, keys: PeerKeys = NO_KEYS) -> list[Row] | None:
+def fetch_block(
+    url: str, block: int, keys: PeerKeys = NO_KEYS, timeout: float = PEER_TIMEOUT_SECONDS
+) -> list[Row] | None:
     """A block's numbers as the replica at `url` has them; None if it is damaged there too, [] if it has none.
 
     Raises PeerError.
     """
-    return Peer(url, keys=keys).blocks([block])[block]
+    return Peer(url, timeout, keys).blocks([block])[block]

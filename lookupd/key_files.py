@@ -60,7 +60,7 @@ def load_authorities(context: ssl.SSLContext, key: str, path: str) -> bytes:
     """Whose certificates are believed. Returns the bytes. Raises ConfigError."""
     content = _read(key, path, PEM_FILE_BYTES_MAX)
     try:
-        context.load_verify_locations(cadata=content.decode("ascii", "replace"))
+        context.load_verify_locations(cadata=content.decode("ascii"))
     except ssl.SSLError as error:
         raise ConfigError(f"{key}: {path}: holds no usable certificate in PEM form: {_reason(error)}") from None
     except ValueError:

@@ -216,8 +216,17 @@ HTTP_LINE_BYTES_MAX = 256
 HTTP_LINES_PER_SLICE = 200
 """Lines that are answered before others have their turn: about 2 ms."""
 
+HTTP_LINES_MAX = 1_000_000
+"""Lines of one request: their answers are 200 MB. More come in another one."""
+
+HTTP_BODY_SECONDS = 600.0
+"""How long a body may take in all: a client that wants fewer lines a second does without for a while."""
+
 HTTP_ENTRIES_MAX = 500
-"""Entries of the journal in one answer: each costs some look-ups, and calls over TCP wait meanwhile."""
+"""Entries of the journal in one answer: a few hundred kilobytes."""
+
+HTTP_ENTRIES_PER_SLICE = 50
+"""Entries that are read before others have their turn: a few milliseconds."""
 
 HTTP_ENTRIES_SCANNED_MAX = 2000
 """Entries that one request passes over in search of those that were asked for; the next one goes on from there."""

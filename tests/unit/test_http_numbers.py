@@ -108,14 +108,15 @@ async def test_client_over_its_rate_is_told_so(loaded: Workbench) -> None:
 async def test_a_line_comes_back_for_each_line(loaded: Workbench) -> None:
     lines = [
         b'"+886912345678"', b"886912345678", b'{"number": "0912-345-678"}', b"", b"{", b'{"number": null}', b'"x"',
-        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1e5",
+        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1e5", b"-5",
     ]  # fmt: skip
     async with site(loaded) as (served, session):
         found = await ask_lines(session, b"\n".join(lines))
         counters = served.daemon.metrics.queries("http", "tcp")
         usage = served.daemon.metrics.client_usage()["local"][4]
     outcomes = [told.get("outcome", told.get("line")) for told in found]
-    assert outcomes == ["ported", "ported", "ported", 4, 5, "not_portable", 7, 8, "not_portable", 10, 11]
+    assert outcomes == ["ported", "ported", "ported", 5, 6, "not_portable", 8, 9, "not_portable", 11, 12, 13]
+    assert [told["line"] for told in found if "error" in told] == [5, 6, 7, 8, 9, 11, 12, 13]
     assert counters.received == sum(usage) == len(found)
     assert counters.balance() == 0
 
