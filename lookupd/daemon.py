@@ -140,6 +140,7 @@ class Daemon:
             store=self.for_peers,
             watch=self.watch,
             vitals=self.vitals,
+            tap=self.path.tap,
             engine_name=engine_name,
         )
 

@@ -40,7 +40,11 @@ _FOLLOWED = 10
 @click.option("--outcome", type=click.Choice(OUTCOMES), help="Only what came of it.")
 @click.option("--since", metavar="TIME", help="RFC 3339 with an offset, or how long ago: 15m.")
 @click.option("--until", metavar="TIME", help="Only before it; written in the same way.")
-@click.option("--limit", type=click.IntRange(1), help="So many of the newest; with --follow to begin with.  [default: all, or 10]")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="So many of the newest; with --follow to begin with.  [default: all, or 10]",
+)
 @click.option("--follow", is_flag=True, help="Go on with what is asked from now on, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
 def log(
