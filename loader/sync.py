@@ -34,7 +34,7 @@ from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError,
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log, use_format
 from lookupd.second_look import warnings
-from lookupd.settings import CLOCK_FILE, Config, parse_endpoint
+from lookupd.settings import CLOCK_FILE, Config, Endpoint, parse_endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
@@ -169,6 +169,7 @@ class Sync:
         acceptance_file(clock_file(config)).unlink(missing_ok=True)  # a word for us is for a jump while we run
         self.clock = clock or SteadyClock(clock_file(config), config.limits.clock_step)
         self.metrics = ExchangeMetrics(self.clock.now)
+        self.metrics.places = {"store": config.store_path, "spool": config.spool_path}
         self.store = StoreThreads(config, self.clock)
         self.feeds: list[FeedSync] = []
         self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
@@ -233,7 +234,7 @@ class Sync:
             source = open_source(name, settings, config=self.config)
             if isinstance(source, Following):
                 self.metrics.streams.append(source.metrics)
-            keys = tuple(parse_public_key(key) for key in settings.public_keys)
+            keys = self.metrics.keys[name] = tuple(parse_public_key(key) for key in settings.public_keys)
             plan = self.config.read_plan()
             self.feeds.append(
                 FeedSync(
@@ -407,12 +408,20 @@ class Sync:
         from lookupd.transports.http import HttpListener
         from lookupd.transports.sockets import bind
         from lookupd.web import Route
+        from lookupd.web.guard import read_secrets
 
         endpoint = parse_endpoint(self.config.sync.http)
-        routes = [Route("GET", "/v1/exchange", self._get_exchange, "status")]
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness, routes)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.metrics,
+            self._readiness,
+            [Route("GET", "/v1/exchange", self._get_exchange, "status")],
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
     async def _get_exchange(self, _: Any) -> Any:

@@ -13,8 +13,10 @@ import msgspec
 
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
+from lookupd.http_settings import check_http
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
+from lookupd.query_record import check_query_log
 from lookupd.settings import (
     FEED_NAME,
     FLEET,
@@ -25,6 +27,7 @@ from lookupd.settings import (
     Limits,
     parse_endpoint,
 )
+from lookupd.settlement import check_settlement, check_usage
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
@@ -137,15 +140,14 @@ def _check(config: Config) -> None:
     if config.limits.history < 184 * 86_400:
         raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
     _check_limits(config.limits)
-    for key, url in (("sync.peer", config.sync.peer), ("replica.peer", config.replica.peer)):
-        if url and not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{key}: {url}: write it like http://192.0.2.7:9474")
-    if config.sync.http is not None:
-        _check_url("sync.http", config.sync.http, ("http", "https"))
+    _check_http(config)
     _check_engine(config)
+    check_query_log(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)
+    check_usage(config.usage)
+    check_settlement(config.settlement, config.clients)
     for name, feed in config.feeds.items():
         _check_feed(name, feed)
         if feed.source.startswith(FLEET):
@@ -220,6 +222,15 @@ def _check_listen(config: Config) -> None:
     for endpoint_key in endpoints:
         if endpoint_key[2] and endpoints.count(endpoint_key) > 1:
             raise ConfigError(f"listen: {endpoint_key[1]} port {endpoint_key[2]}/{endpoint_key[0]} is named twice")
+
+
+def _check_http(config: Config) -> None:
+    others = {"sync.http": config.sync.http, "probe.http": config.probe.http}
+    for key, url in others.items():
+        if url is not None:
+            _check_url(key, url, TRANSPORTS["http"])
+    urls = [*(("listen.http", url) for url in config.listen.http_urls), *others.items()]
+    check_http(config, [(key, parse_endpoint(url)) for key, url in urls if url is not None])
 
 
 def _check_client(where: str, client: ClientSettings, config: Config) -> None:

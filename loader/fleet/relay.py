@@ -24,10 +24,11 @@ from lookupd.access import Access
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import FLEET_READ_SECONDS, RELAY_BACKOFF_SECONDS
 from lookupd.observe.log import log, use_format
-from lookupd.settings import Config, FeedSettings, parse_endpoint
+from lookupd.settings import Config, Endpoint, FeedSettings, parse_endpoint
 from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
 from lookupd.transports.sockets import bind
+from lookupd.web.guard import read_secrets
 
 WHO = "relay"
 """Among the engine's connections, and in the subjects of its answers, `_INBOX.relay.>`."""
@@ -46,6 +47,7 @@ class Relay:
         self.link = Link(config.jetstream, WHO)
         self.followers = Followers()
         self.metrics = RelayMetrics(self.link, self.followers)
+        self.metrics.places = {"spool": config.spool_path}
         self.feeds: list[RelayFeed] = []
         self._checked: Engine | None = None
         self._checking = asyncio.Lock()
@@ -64,13 +66,14 @@ class Relay:
                 f"feed.{name}.format: {settings.format}: a relay carries signed files of our own format: let one "
                 "replica read this one, or have its sender publish `lookupd` files"
             )
+        keys = self.metrics.keys[name] = tuple(parse_public_key(key) for key in settings.public_keys)
         return RelayFeed(
             name,
             settings,
             self.config.jetstream,
             source=open_source(name, settings),
             spool=self.config.spool_path / name,
-            keys=tuple(parse_public_key(key) for key in settings.public_keys),
+            keys=keys,
             plan=self.config.read_plan(),
             metrics=self.metrics.feed(name),
         )
@@ -186,9 +189,16 @@ class Relay:
         if self.config.sync.http is None:
             return None
         endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.metrics,
+            self._readiness,
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
     def _readiness(self) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -14,9 +15,13 @@ from prometheus_client.registry import Collector
 
 from loader.fleet.connect import Link
 from loader.fleet.followers import Followers
+from loader.key_metrics import collect_keys
+from loader.trust import PublicKey
 from lookupd import __version__
 from lookupd.limits import FLEET_SEQUENCES_KEPT
 from lookupd.model import UnixMillis
+from lookupd.observe.disks import collect_disks
+from lookupd.observe.http_counts import HttpCounts
 
 TROUBLES = ("gap", "rejected")
 """Why a feed does not move; the closed set of a metric's label."""
@@ -55,8 +60,9 @@ class RelayMetrics(Collector):
 
     def __init__(self, link: Link, followers: Followers) -> None:
         self.feeds: dict[str, RelayFeedMetrics] = {}
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.keys: dict[str, tuple[PublicKey, ...]] = {}
+        self.places: dict[str, Path] = {}
+        self.http = HttpCounts()
         self._link, self._followers = link, followers
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -84,6 +90,9 @@ class RelayMetrics(Collector):
         )
         yield from self._collect_feeds()
         yield from self._collect_replicas()
+        yield from collect_keys(self.keys)
+        yield from collect_disks(self.places)
+        yield from self.http.collect("lookupd_relay_http")
 
     def _collect_feeds(self) -> Iterator[Metric]:
         for name, help_text, key in (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lookupd.access import Client
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
+    from lookupd.tap import Tap
     from lookupd.web.store import StoreForPeers
     from lookupd.web.vitals import VitalSigns
 
@@ -29,12 +30,16 @@ CLIENT: web.RequestKey[Client] = web.RequestKey("client")
 
 
 class Route(NamedTuple):
-    """method: GET (and so HEAD) or POST. needs: of the client's `may`, or to be a peer; None = nothing more."""
+    """method: GET (and so HEAD) or POST. needs: of the client's `may`, or to be a peer; None = nothing more.
+
+    streams: a body may come as long as it keeps coming, which the handler sees to.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     handler: Handler
     needs: Permission | Literal["peer"] | None
+    streams: bool = False
 
 
 class Site:
@@ -52,11 +57,12 @@ class Site:
         store: StoreForPeers,
         watch: PairWatch | None,
         vitals: VitalSigns,
+        tap: Tap,
         engine_name: str,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
         each batch of `engine.resolve`. store: for states of one's own, pinned longer. watch: on the peer, if there is
-        one."""
+        one. tap: for the query log."""
         self.engine = engine
         self.metrics = metrics
         self.config, self.config_path = config, config_path
@@ -64,6 +70,7 @@ class Site:
         self.store = store
         self.watch = watch
         self.vitals = vitals
+        self.tap = tap
         self.engine_name = engine_name
 
 
@@ -84,8 +91,10 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
-    from lookupd.web import page
+    from lookupd.web import openapi, page
+    from lookupd.web.messages import Messages
     from lookupd.web.numbers import Numbers
     from lookupd.web.state import State
 
-    return [*site.store.routes(), *Numbers(site).routes(), *State(site).routes(), *page.routes()]
+    of_data = (*site.store.routes(), *Numbers(site).routes(), *State(site).routes())
+    return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]
