@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.log import log
 from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
@@ -553,6 +554,7 @@ def engine(as_json: bool) -> None:
         click.echo(f"engine: python: {missing}" if missing else "engine: native")
 
 
+cli.add_command(log)
 cli.add_command(usage)
 
 

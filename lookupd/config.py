@@ -16,6 +16,7 @@ from lookupd.fleet import check_follower, check_jetstream
 from lookupd.http_settings import check_http
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
+from lookupd.query_record import check_query_log
 from lookupd.settings import (
     FEED_NAME,
     FLEET,
@@ -141,6 +142,7 @@ def _check(config: Config) -> None:
     _check_limits(config.limits)
     _check_http(config)
     _check_engine(config)
+    check_query_log(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)

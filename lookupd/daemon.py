@@ -38,6 +38,7 @@ from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
 from lookupd.peer_keys import PeerKeys, read_peer_keys
 from lookupd.protocols.framings import FRAMINGS
+from lookupd.query_log import QueryLog
 from lookupd.second_look import warnings
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.status import ENGINE_HEADER, PEER_HEADER
@@ -88,8 +89,8 @@ class Daemon:
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.usages = Usages(config, self.metrics.client_usage)
-        self.metrics.add(UsageMetrics(self.usages))
         self.path = self._make_path(engine_name)
+        self.query_log = QueryLog(self.path.tap)
         self.access = self._take_clients(config)
         self.vitals = VitalSigns(self.metrics)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
@@ -98,25 +99,18 @@ class Daemon:
         pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair, self._peer_keys) if peer else None
         self.engine.withdrawn = withdrawn
-        self.metrics.add(PairMetrics(self.engine, self.watch))
         self.serving = ServingSeconds(follows=predecessor is not None)
-        self.metrics.add(MachineMetrics(self.engine, lambda: self.config, self.serving))
-        self.site = web.Site(
-            self.engine,
-            self.metrics,
-            config=lambda: self.config,
-            config_path=config_path,
-            readiness=self.readiness,
-            begin_batch=self.begin_batch,
-            store=self.for_peers,
-            watch=self.watch,
-            vitals=self.vitals,
-            engine_name=engine_name,
-        )
+        self.site = self._make_site(engine_name)
         self.secrets = Secrets()
         self.listeners: dict[Key, Listener] = {}
         self.listener_metrics = ListenerMetrics(self.listeners_now)
-        self.metrics.add(self.listener_metrics)
+        self.metrics.add(
+            UsageMetrics(self.usages),
+            self.query_log,
+            PairMetrics(self.engine, self.watch),
+            MachineMetrics(self.engine, lambda: self.config, self.serving),
+            self.listener_metrics,
+        )
         self._stopping = asyncio.Event()
         self._draining = False
         self._failure: BaseException | None = None
@@ -134,6 +128,22 @@ class Daemon:
         self._store_trouble: str | None = None
         self._readers_checked_at = time.monotonic()
 
+    def _make_site(self, engine_name: str) -> web.Site:
+        """What whoever answers over HTTP sees of us."""
+        return web.Site(
+            self.engine,
+            self.metrics,
+            config=lambda: self.config,
+            config_path=self.config_path,
+            readiness=self.readiness,
+            begin_batch=self.begin_batch,
+            store=self.for_peers,
+            watch=self.watch,
+            vitals=self.vitals,
+            tap=self.path.tap,
+            engine_name=engine_name,
+        )
+
     def _make_path(self, engine_name: fastpath.EngineName) -> FastPath:
         if engine_name == "native":
             from lookupd.fastpath.native import NativePath
@@ -144,6 +154,7 @@ class Daemon:
     def _take_clients(self, config: Config) -> Access:
         clients = (*config.clients, ClientSettings(OWN_NAME, (), enum=config.enum, sip=config.sip))
         access = self.path.make_access(clients)
+        self.query_log.use_clients(access, config.query_log)
         self.usages.use_accounts({client.name: client.account for client in config.clients})
         self.metrics.watch_clients([client.name for client in clients], access)
         self.path.use_terms(access)
@@ -198,6 +209,7 @@ class Daemon:
         for warning in warnings(self.config):
             log("config_warning", message=warning)
         self.secrets = secrets_of_daemon(self.config)
+        self.query_log.use(self.config.query_log)
         await self._open_store()
         if self.watch is not None:
             await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
@@ -264,6 +276,7 @@ class Daemon:
             for listener in self.listeners.values():
                 await end(listener)
             self.listeners.clear()
+        await self.query_log.close()
         if self.watch is not None:
             await self.watch.close()
         if self.engine.reader is not None:
@@ -477,6 +490,7 @@ class Daemon:
             await end(ending)
         self.config = config
         use_format(config.log.format)
+        self.query_log.use(config.query_log)
         self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)

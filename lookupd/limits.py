@@ -508,6 +508,36 @@ HEALTH_ANSWER_BYTES_MAX = 4096
 LEDGER_WAIT_SECONDS = 5.0
 """How long a ledger that another process writes is waited for: it holds the file for milliseconds."""
 
+# -- the query log ---------------------------------------------------------------------------------------
+
+QUERY_LOG_QUEUE_MAX = 65_536
+"""Records that a worker, or the Python path, keeps until they are written: 7 MB, and a tenth of a second of more
+queries than a core answers."""
+
+QUERY_LOG_DRAIN_SECONDS = 0.1
+"""Between two writings: what `lookupd log --follow` waits for at most, and ten wake-ups a second cost nothing."""
+
+QUERY_LOG_PIECE_BYTES = 262_144
+"""Of one write: what a file may go over its size by while two processes write it, and what is lost with a full disk."""
+
+QUERY_LOG_FILE_BYTES_MIN = 65_536
+"""A smaller file would be turned over more than once for each lot of records."""
+
+QUERY_LOG_FILES_MAX = 200
+"""Of one log: `lookupd log` has all of them open at a time."""
+
+QUERY_LOG_SAMPLE_MAX = 1_000_000_000
+"""One of so many queries: what the native engine's word holds, with room."""
+
+QUERY_LOG_TURN_SECONDS = 1.0
+"""How long another process may hold a file that is to be turned over: it does for microseconds."""
+
+QUERY_LOG_LINE_BYTES_MAX = 16_384
+"""Of a line that `lookupd log` reads: ours are under 400 bytes beside a client's name; what is longer is damage."""
+
+QUERY_LOG_STOP_SECONDS = 2.0
+"""How long the end of the daemon waits for the last records: a disk that hangs must not keep it."""
+
 LEDGER_WAITING_MAX = 100_000
 """Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
 twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""

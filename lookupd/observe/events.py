@@ -36,6 +36,7 @@ AREAS = {
     "LK13": "The pair",
     "LK14": "Handing over",
     "LK15": "Supervision",
+    "LK16": "The query log",
     "LK17": "Usage",
     "LK20": "Files of a feed",
     "LK21": "Agreed moments and the clock",
@@ -133,6 +134,12 @@ EVENTS: dict[str, Event] = {
         "LK1507", "error", (), "The loader waits for the store's disk; the watchdog is not fed.", "Look at the disk."
     ),
     "store_answers": Event("LK1508", "info", (), "The store's disk goes on."),
+    "query_log_lost": Event(
+        "LK1601", "warning", _fields("path reason"),
+        "Records of the query log cannot be written, and are lost until they can; answers go on.",
+        "See the reason: a folder that is gone, its rights, the disk; docs/query-log.md.",
+    ),
+    "query_log_resumed": Event("LK1602", "info", _fields("path lost"), "They are written again; so many were lost."),
     "usage_begun": Event("LK1701", "info", _fields("path"), "A new ledger of usage was begun."),
     "usage_unsaved": Event(
         "LK1702", "error", _fields("reason queries"),

@@ -148,9 +148,10 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def add(self, collector: Collector) -> None:
-        """Tell what another part knows of itself, too."""
-        self._registry.register(collector)
+    def add(self, *collectors: Collector) -> None:
+        """Tell what other parts know of themselves, too."""
+        for collector in collectors:
+            self._registry.register(collector)
 
     def counters(self, dialect: str, transport: str) -> QueryCounters:
         """Where Python counts the queries of a dialect over a transport; the same ones each time."""
