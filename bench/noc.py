@@ -172,8 +172,8 @@ def _read_head(answers: BinaryIO) -> tuple[int, dict[str, str]]:
 def _note(dataset: Dataset, effort: Effort, samples: dict[str, Samples]) -> str:
     return (
         f"Server CPU over UDP with `pdb`, {dataset.numbers:,} ported numbers, one worker: without a query log, with "
-        f"one of {SAMPLED} queries written, and with each (two files of {LOG_FILE_SIZE}, which rotate). A log that "
-        f"cannot keep up leaves records out and counts them. Then HTTP, over one connection with one request under way, "
+        f"one of {SAMPLED} queries written, with each (two files of {LOG_FILE_SIZE}, which rotate). A log that "
+        f"cannot keep up leaves records out, and counts them. HTTP over one connection with one request at a time, "
         f"of Python's one thread. Median and range of {effort.rounds} rounds. Questions that got no answer: "
         f"{sum(each.lost for each in samples.values()):,}."
     )
