@@ -210,6 +210,9 @@ HTTP_ARRAY_NUMBERS_MAX = 1000
 HTTP_ARRAY_BYTES_MAX = 64 * 1024
 """So many numbers, as people write them."""
 
+HTTP_ANSWER_BYTES_MAX = 2 * 1024 * 1024
+"""What `lookupd query` reads of an answer over HTTP: so many numbers have a fifth of it."""
+
 HTTP_LINE_BYTES_MAX = 256
 """A line that asks for a number: 40 characters, quoted, in an object, with room."""
 
