@@ -94,7 +94,8 @@ def make_store(folder: Path) -> Path:
 def _make_certificate(certificate: Path, key: Path, site: Site) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-         "-subj", f"/CN={site.name}", "-addext", f"subjectAltName=IP:{site.address}", "-keyout", key, "-out", certificate],
+         "-subj", f"/CN={site.name}", "-addext", f"subjectAltName=IP:{site.address}",
+         "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )  # fmt: skip
 
