@@ -1,6 +1,6 @@
 """Two replicas that watch each other, and what the status page has to show of them.
 
-    python -m tests.interop.page_site          makes the pictures of docs/status-page.md again
+python -m tests.interop.page_site          makes the pictures of docs/status-page.md again
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class Replica:
 def make_pair(folder: Path, names: tuple[str, str] = ("a", "b"), may: tuple[str, ...] = EVERYTHING) -> list[Replica]:
     """Neither runs, and their stores are empty."""
     ports = free_port(), free_port()
-    return [Replica(folder / name, name, port, other, may) for name, port, other in zip(names, ports, ports[::-1], strict=True)]
+    return [
+        Replica(folder / name, name, port, other, may)
+        for name, port, other in zip(names, ports, ports[::-1], strict=True)
+    ]
 
 
 def load(replica: Replica, networks: str = NETWORKS, snapshot: str = SNAPSHOT) -> Replica:
@@ -140,7 +143,9 @@ def _day(replicas: list[Replica], numbers: list[str]) -> None:
         for replica in replicas:
             replica.deliver(sequence, *words)
         wait_until(lambda sequence=sequence: _position(replicas) == {sequence}, 30)  # type: ignore[misc]
-    old = [{"kind": "port", "tn": tn, "recipient": "1403", "notified_at": at(time.time() - 2_300)} for tn in numbers[:3]]
+    old = [
+        {"kind": "port", "tn": tn, "recipient": "1403", "notified_at": at(time.time() - 2_300)} for tn in numbers[:3]
+    ]
     for replica in replicas:
         replica.deliver(15, *old, {"kind": "return", "tn": numbers[9], "notified_at": at(time.time() - 9_000)})
     wait_until(lambda: all(_blocked(replica) == "gap" for replica in replicas), 30)
@@ -203,7 +208,11 @@ def picture(folder: Path, out: Path, looks: float = 62.0) -> None:
 
 def more(browser: Browser, url: str, number: str, out: Path) -> None:
     """Beside those of the page: dark, small, on a phone."""
-    for name, size, scheme in (("wall-dark", WALL, "dark"), ("laptop", LAPTOP, "light"), ("laptop-dark", LAPTOP, "dark")):
+    for name, size, scheme in (
+        ("wall-dark", WALL, "dark"),
+        ("laptop", LAPTOP, "light"),
+        ("laptop-dark", LAPTOP, "dark"),
+    ):
         browser.resize(*size)
         browser.prefer(color_scheme=scheme)
         _show(browser, f"{url}?lang=en", number)
