@@ -585,6 +585,10 @@ HTTP_BACKLOG = 128
 HTTP_HEAD_SECONDS = 10.0
 """For TLS to be agreed, and again for the whole head of a request from its first byte: it is one packet."""
 
+HTTP_FIRST_SECONDS = 0.5
+"""How long a listener that closes waits for the first request of a connection that it has just taken: a handshake and a
+packet, which who goes on after us cannot have."""
+
 HTTP_BODY_SECONDS = 60.0
 """For the whole body of a request: 2 Mbit/s bring the largest."""
 
