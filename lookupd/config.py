@@ -14,6 +14,7 @@ import msgspec
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
+from lookupd.probe.servers import check_probe
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
 from lookupd.settings import (
     FEED_NAME,
@@ -142,6 +143,9 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{key}: {url}: write it like http://192.0.2.7:9474")
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http", "https"))
+    check_probe(config.probe)
+    if config.probe.http is not None:
+        _check_url("probe.http", config.probe.http, ("http", "https"))
     _check_engine(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")

@@ -495,3 +495,54 @@ HEALTH_ANSWER_BYTES_MAX = 4096
 
 LEDGER_WAIT_SECONDS = 5.0
 """How long a ledger that another process writes is waited for: it holds the file for milliseconds."""
+
+# -- the probe -------------------------------------------------------------------------------------------
+
+PROBE_SERVERS_MAX = 64
+"""A pair in five dialects is ten; each server costs a socket, and a few hundred lines of metrics."""
+
+PROBE_INTERVAL_MIN_SECONDS = 0.01
+"""Between two questions to a server: a hundred a second are no load, and no sampling any more."""
+
+PROBE_TIMEOUT_MAX_SECONDS = 10.0
+"""The histogram's last bound; a caller has hung up by then."""
+
+PROBE_KEEP_MIN_SECONDS = 215 * 86_400.0
+"""A half-year of 184 days is reported by the 10th of the next month, and corrected in the weeks after."""
+
+PROBE_SAVE_SECONDS = 10.0
+"""Between two savings: what dies with a process that is killed."""
+
+PROBE_REDRAW_SECONDS = 3600.0
+"""Between two draws of numbers."""
+
+PROBE_MISSES_TOLD = 3
+"""Questions in a row without an answer before the log has it."""
+
+PROBE_HELD_UP_SECONDS = 0.1
+"""By which the end of a time-out may be noticed late; later, the probe itself was held up, and has measured that."""
+
+PROBE_QUESTIONS_PER_SOCKET = 60
+"""Over UDP, before another port is taken: which worker of a server is met follows from the port."""
+
+PROBE_PAST_MAX = 64
+"""Former questions whose late or repeated answers are known; with the next socket they are forgotten anyway."""
+
+PROBE_MESSAGES_PER_READ = 16
+"""Taken at once before others have their turn: a server that floods us must not stop the rest."""
+
+PROBE_HTTP_BYTES_MAX = 16_384
+"""Of the head, and of the body, of an answer over HTTP; one number's is under 1,000."""
+
+PROBE_NUMBERS_DRAWN = 1000
+"""Of each kind, each hour: with a question a second each is met three or four times, cold and then warm."""
+
+PROBE_BLOCKS_LISTED = 4096
+"""Blocks of a store that are listed to draw from: in a larger one places are drawn, so that drawing reads, and warms,
+no more than what is asked."""
+
+PROBE_FILE_BYTES_MAX = 16 << 20
+"""Of a file of numbers: a million of them."""
+
+PROBE_LEDGERS_MAX = 64
+"""That one report adds up."""
