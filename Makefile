@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 CARGO := $(shell command -v cargo)
 RUST := $(wildcard native/Cargo.* native/src/*.rs native/src/*/*.rs native/src/*/*/*.rs)
 
-.PHONY: help install run test check format fuzz bench faults ci clean
+.PHONY: help install run test check format messages fuzz bench faults ci clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: $(STAMP) ## Put the code in its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(if $(CARGO),cargo fmt --manifest-path native/Cargo.toml)
+
+messages: $(STAMP) ## Bring the catalogues to what the code says; print what is not translated yet
+	$(BIN)/python scripts/messages update
 
 fuzz: ## Search each parser of the native engine for faults (SECONDS=60 each)
 	./scripts/fuzz $(or $(SECONDS),60)

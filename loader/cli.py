@@ -6,9 +6,10 @@ import click
 
 from loader.commands import backup, compare, history, load, publish, reconcile, relay, report, sync
 from lookupd import __version__
+from lookupd.help import Commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lookupd-loader")
 def cli() -> None:
     """Fill and change the store that lookupd answers from.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -21,9 +22,12 @@ from prometheus_client.registry import Collector
 
 from loader.fleet.stream_metrics import StreamMetrics, collect_streams
 from loader.formats import Step
+from loader.key_metrics import collect_keys
 from loader.sequence import Unapplied, clock_start, limit_seconds
+from loader.trust import PublicKey
 from lookupd import __version__
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
+from lookupd.observe.disks import collect_disks
 from lookupd.settings import Limits
 from lookupd.units import format_millis, format_time
 
@@ -166,6 +170,8 @@ class ExchangeMetrics(Collector):
         self.feeds: dict[str, FeedMetrics] = {}
         self.streams: list[StreamMetrics] = []
         self.positions: dict[str, FeedPosition] = {}
+        self.keys: dict[str, tuple[PublicKey, ...]] = {}
+        self.places: dict[str, Path] = {}
         self.pending = 0
         self.damaged_pending = 0
         self.next_due: UnixSeconds | None = None
@@ -210,6 +216,8 @@ class ExchangeMetrics(Collector):
         yield from self._collect_notices(now)
         yield from self._collect_feeds(now)
         yield from collect_streams(self.streams)
+        yield from collect_keys(self.keys)
+        yield from collect_disks(self.places)
         yield from self._collect_moments()
         yield GaugeMetricFamily(
             "lookupd_clock_step_refused_seconds",

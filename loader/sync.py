@@ -169,6 +169,7 @@ class Sync:
         acceptance_file(clock_file(config)).unlink(missing_ok=True)  # a word for us is for a jump while we run
         self.clock = clock or SteadyClock(clock_file(config), config.limits.clock_step)
         self.metrics = ExchangeMetrics(self.clock.now)
+        self.metrics.places = {"store": config.store_path, "spool": config.spool_path}
         self.store = StoreThreads(config, self.clock)
         self.feeds: list[FeedSync] = []
         self._scrub = BackgroundScrub(config, self.store, self.metrics, self.clock)
@@ -233,7 +234,7 @@ class Sync:
             source = open_source(name, settings, config=self.config)
             if isinstance(source, Following):
                 self.metrics.streams.append(source.metrics)
-            keys = tuple(parse_public_key(key) for key in settings.public_keys)
+            keys = self.metrics.keys[name] = tuple(parse_public_key(key) for key in settings.public_keys)
             plan = self.config.read_plan()
             self.feeds.append(
                 FeedSync(

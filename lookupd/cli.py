@@ -13,8 +13,11 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
+from lookupd.help import Commands
+from lookupd.i18n import translate as _
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
 from lookupd.settings import Config
 
@@ -36,7 +39,7 @@ def _run(as_json: bool, work: Callable[[], None]) -> None:
     except LookupdError as error:
         if as_json:
             click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(f"error: {error}", err=True)
+        click.echo(_("error: {message}").format(message=error), err=True)
         sys.exit(error.exit_code)
 
 
@@ -51,7 +54,7 @@ def _settings(config: Path | None, store: Path | None, country: str) -> Config:
     return Config(store=StoreSettings(path=str(store)), plan=PlanSettings(country_code=country))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lookupd")
 def cli() -> None:
     """Answer whether a number was ported and which network serves it.
@@ -152,7 +155,7 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
             click.echo(json.dumps({"file": str(file), "result": "usable", "warnings": found}))
             return
         for warning in found:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(_("warning: {message}").format(message=warning), err=True)
         click.echo(f"{file}: usable")
 
     _run(as_json, work)
@@ -532,6 +535,9 @@ def engine(as_json: bool) -> None:
         click.echo(json.dumps({"engine": "python" if missing else "native", "reason": missing}))
     else:
         click.echo(f"engine: python: {missing}" if missing else "engine: native")
+
+
+cli.add_command(usage)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from lookupd.settings import (
     Limits,
     parse_endpoint,
 )
+from lookupd.settlement import check_settlement, check_usage
 from lookupd.units import Duration, Size, parse_duration, parse_size, parse_time
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
@@ -150,6 +151,8 @@ def _check(config: Config) -> None:
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)
+    check_usage(config.usage)
+    check_settlement(config.settlement, config.clients)
     for name, feed in config.feeds.items():
         _check_feed(name, feed)
         if feed.source.startswith(FLEET):

@@ -27,9 +27,13 @@ from lookupd.fastpath.python import PythonPath
 from lookupd.handover import Message, Predecessor
 from lookupd.limits import READER_CHECK_SECONDS, STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
+from lookupd.observe.listener_metrics import ListenerMetrics
 from lookupd.observe.log import log, use_format
+from lookupd.observe.machine_metrics import MachineMetrics
 from lookupd.observe.metrics import Metrics
 from lookupd.observe.pair_metrics import PairMetrics
+from lookupd.observe.serving import ServingSeconds
+from lookupd.observe.usage_metrics import UsageMetrics
 from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
 from lookupd.protocols.framings import FRAMINGS
@@ -47,6 +51,7 @@ from lookupd.transports.inherited import Inherited, Key, Legacy, describe
 from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
+from lookupd.usage import Usages
 from lookupd.web.store import StoreForPeers
 from lookupd.web.vitals import VitalSigns
 
@@ -80,6 +85,8 @@ class Daemon:
         self.tag_seed = secrets.randbits(64) if legacy is None else legacy.tag_seed
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
+        self.usages = Usages(config, self.metrics.client_usage)
+        self.metrics.add(UsageMetrics(self.usages))
         self.path = self._make_path(engine_name)
         self.access = self._take_clients(config)
         self.vitals = VitalSigns(self.metrics)
@@ -90,6 +97,8 @@ class Daemon:
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
         self.engine.withdrawn = withdrawn
         self.metrics.add(PairMetrics(self.engine, self.watch))
+        self.serving = ServingSeconds(follows=predecessor is not None)
+        self.metrics.add(MachineMetrics(self.engine, lambda: self.config, self.serving))
         self.site = web.Site(
             self.engine,
             self.metrics,
@@ -103,6 +112,8 @@ class Daemon:
             engine_name=engine_name,
         )
         self.listeners: dict[Key, Listener] = {}
+        self.listener_metrics = ListenerMetrics(self.listeners_now)
+        self.metrics.add(self.listener_metrics)
         self._stopping = asyncio.Event()
         self._draining = False
         self._failure: BaseException | None = None
@@ -130,6 +141,7 @@ class Daemon:
     def _take_clients(self, config: Config) -> Access:
         clients = (*config.clients, ClientSettings(OWN_NAME, (), enum=config.enum, sip=config.sip))
         access = self.path.make_access(clients)
+        self.usages.use_accounts({client.name: client.account for client in config.clients})
         self.metrics.watch_clients([client.name for client in clients], access)
         self.path.use_terms(access)
         return access
@@ -175,7 +187,8 @@ class Daemon:
 
     def _keepers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the answers, until one of them fails."""
-        return [self._keep_store, self.vitals.keep] + ([self.watch.keep] if self.watch is not None else [])
+        always = [self._keep_store, self.vitals.keep, self.usages.keep]
+        return always + ([self.watch.keep] if self.watch is not None else [])
 
     async def start(self) -> None:
         """Open the store if it is there, then every listener. Raises ConfigError."""
@@ -190,6 +203,7 @@ class Daemon:
         for sock in self.inherited.take_rest():
             log("socket_unused", address=describe(sock), reason="no listener of the configuration is there")
             sock.close()
+        self.usages.begin()
         self.begin_batch()
         self._tell_readiness()
         served = " ".join(
@@ -253,6 +267,7 @@ class Daemon:
             before, self.engine.reader = self.engine.reader, None
             self.path.use_terms(self.access)
             before.close()
+        await self.usages.close()
         log("stopped")
 
     # -- store -------------------------------------------------------------------------------------------
@@ -349,6 +364,8 @@ class Daemon:
 
     def _tell_readiness(self) -> None:
         reason = self.readiness()
+        stands_back = "unavailable" if self.engine.withdrawn is None else "withdrawn"
+        self.serving.tell("serving" if reason is None else stands_back)
         if (reason is None) != self.metrics.ready:
             self.metrics.ready = reason is None
             log("ready") if reason is None else log("not_ready", reason=reason)
@@ -435,7 +452,9 @@ class Daemon:
         for warning in warnings(config):
             log("config_warning", message=warning)
         for key in self.listeners.keys() - config.endpoints().keys():
-            await end(self.listeners.pop(key))
+            ending = self.listeners.pop(key)
+            self.listener_metrics.keep(key, ending)
+            await end(ending)
         self.config = config
         use_format(config.log.format)
         self.engine.plan = plan
@@ -450,7 +469,7 @@ class Daemon:
 
     def _needs_a_new_process(self, config: Config) -> str | None:
         """The first section that differs and that is read only once."""
-        sections = ("replica", "store", "engine", "pdb")
+        sections = ("replica", "store", "engine", "pdb", "usage")
         return next((name for name in sections if getattr(config, name) != getattr(self.config, name)), None)
 
     # -- handing over ------------------------------------------------------------------------------------

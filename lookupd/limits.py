@@ -546,3 +546,32 @@ PROBE_FILE_BYTES_MAX = 16 << 20
 
 PROBE_LEDGERS_MAX = 64
 """That one report adds up."""
+LEDGER_WAITING_MAX = 100_000
+"""Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
+twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""
+
+# -- usage -----------------------------------------------------------------------------------------------
+
+USAGE_EVERY_MIN_SECONDS, USAGE_EVERY_MAX_SECONDS = 0.1, 3600.0
+"""Between two savings: each syncs the disk several times; what was counted since the last one dies with a process that
+is killed."""
+
+USAGE_KEEP_MIN_SECONDS = 62 * 86_400.0
+"""Last month's statement can be made until this one ends."""
+
+USAGE_CLOSE_SECONDS = 3.0
+"""For the last saving: with the time that answers have to leave, a stop is within systemd's 10 s."""
+
+USAGE_PRUNE_HOURS_MAX = 24
+"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
+
+USAGE_GAP_SECONDS = 60.0
+"""Of an hour that nothing was counted in before a statement tells: a restart is over in seconds."""
+
+USAGE_NAMES_MAX = 20
+"""Ledgers that one statement adds up: more than a service has replicas."""
+
+# -- metrics ---------------------------------------------------------------------------------------------
+
+CERTIFICATE_FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""

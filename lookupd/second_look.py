@@ -22,7 +22,7 @@ EXAMPLE_RN = "00000"
 
 def warnings(config: Config) -> list[str]:
     """One sentence each, with the setting before it. The configuration has been checked."""
-    found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config)]
+    found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config), *_of_settlement(config)]
     for where, enum in _served(config, "enum", lambda client: client.enum):
         found += _of_enum(where, enum, config)
     for where, sip in _served(config, "sip", lambda client: client.sip):
@@ -76,6 +76,12 @@ def _of_clients(config: Config) -> Iterator[str]:
                     f"client {client.name}: queries_per_prefix is 0: whoever forges an address of {network} over UDP "
                     f"has up to {AMPLIFICATION_MAX} times as many bytes sent there, at any rate"
                 )
+
+
+def _of_settlement(config: Config) -> Iterator[str]:
+    for client in config.clients if config.settlement.per_query else ():
+        if not client.account:
+            yield f"client {client.name}: has no account: what it asks is charged to the one without a name"
 
 
 def _served(config: Config, dialect: str, of: Callable[[ClientSettings], Profile]) -> Iterator[tuple[str, Profile]]:

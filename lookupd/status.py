@@ -6,12 +6,14 @@ import time
 import urllib.error
 import urllib.request
 from email.message import Message
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
 from lookupd import fastpath
 from lookupd.errors import ConfigError
+from lookupd.i18n import cells
+from lookupd.i18n import translate as _
 from lookupd.model import UnixSeconds
 from lookupd.settings import Config
 from lookupd.store.reader import Reader
@@ -131,27 +133,41 @@ def _words(reply: IO[bytes], headers: Message) -> tuple[str, str | None, str | N
 
 
 def format_status(status: Status) -> list[str]:
-    """For people, a line each."""
-    lines: list[Any] = [
-        f"store    {status.store}",
-        f"serial   {status.serial}   digest {status.digest}",
-        f"numbers  {status.ported} ported in {status.blocks} blocks, {status.pending} changes waiting",
-        f"tables   {status.routes} routes, {status.ranges} ranges",
-        f"size     {status.bytes} bytes"
-        + (f", {status.bytes_per_number} a ported number in the hot column" if status.bytes_per_number else ""),
-        f"readers  {status.readers}",
-        f"engine   {status.engine}",
+    """For people, a line each, in their language."""
+    numbers = _("{ported} ported in {blocks} blocks, {pending} changes waiting").format(
+        ported=status.ported, blocks=status.blocks, pending=status.pending
+    )
+    size = (
+        _("{bytes} bytes, {each} a ported number in the hot column") if status.bytes_per_number else _("{bytes} bytes")
+    ).format(bytes=status.bytes, each=status.bytes_per_number)
+    lines = [
+        (_("store"), status.store),
+        (_("serial"), f"{status.serial}   {_('digest')} {status.digest}"),
+        (_("numbers"), numbers),
+        (_("tables"), _("{routes} routes, {ranges} ranges").format(routes=status.routes, ranges=status.ranges)),
+        (_("size"), size),
+        (_("readers"), str(status.readers)),
+        (_("engine"), status.engine),
     ]
     lines += [
-        f"feed     {feed.feed} at {feed.sequence} ({feed.type}), confirmed {feed.confirmed_at}"
-        f", {feed.age_seconds} s ago"
+        (
+            _("feed"),
+            _("{feed} at {sequence} ({type}), confirmed {time}, {age} s ago").format(
+                feed=feed.feed,
+                sequence=feed.sequence,
+                type=feed.type,
+                time=feed.confirmed_at,
+                age=feed.age_seconds,
+            ),
+        )
         for feed in status.feeds
-    ] or ["feed     none applied yet: load a snapshot"]
+    ] or [(_("feed"), _("none applied yet: load a snapshot"))]
     if status.daemon is not None:
-        lines.append(f"daemon   {status.daemon}")
+        lines.append((_("daemon"), status.daemon))
     if status.peer is not None:
-        lines.append(f"peer     {status.peer}")
-    return lines
+        lines.append((_("peer"), status.peer))
+    width = max(cells(label) for label, text in lines)
+    return [f"{label}{' ' * (width - cells(label))}  {text}" for label, text in lines]
 
 
 def unix_now() -> UnixSeconds:

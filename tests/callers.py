@@ -83,15 +83,17 @@ ASKING: dict[str, Callable[[str, int], Question]] = {
 
 
 class Caller:
-    """One of them. lost, wrong: of `asked`. closed: connections that the server ended. worst: seconds."""
+    """One of them. lost, wrong: of `asked`. closed: connections that the server ended. worst: seconds. source: its
+    address, of loopback."""
 
-    def __init__(self, dialect: str, transport: str, port: int, number: str) -> None:
+    def __init__(self, dialect: str, transport: str, port: int, number: str, source: str = "127.0.0.1") -> None:
         self.dialect, self.transport = dialect, transport
         self.asked = self.lost = self.wrong = self.closed = 0
         self.worst = 0.0
         self.trouble: BaseException | None = None
         self._number = number
         self._port = port
+        self._source = source
         self._expected: object = None
         self._sock = self._connect()
         self._stop = threading.Event()
@@ -109,6 +111,7 @@ class Caller:
         sock.settimeout(LOST_SECONDS)
         if self.transport == "tcp":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind((self._source, 0))
         sock.connect(("127.0.0.1", self._port))
         return sock
 

@@ -34,6 +34,8 @@ from lookupd.store.reader import Reader
 from lookupd.store.schema import DATABASES
 from lookupd.store.writer import Writer
 
+os.environ["LC_ALL"] = "C.UTF-8"  # what people read is compared in English, whoever runs the tests
+
 PLAN = load_plan("886")
 
 UNGUARDED = Terms(moved_free=10**15)

@@ -79,11 +79,11 @@ class Site:
     def told_main_pid(self) -> int:
         return int(self._notify.wait_for("MAINPID"))
 
-    def callers(self) -> Callers:
-        found = [Caller(dialect, "udp", self.ports[dialect], PORTED) for dialect in ("npq", "pdb", "enum", "sip")]
-        return Callers(
-            found + [Caller(dialect, "tcp", self.ports[dialect], PORTED) for dialect in ("npq", "enum", "sip")]
-        )
+    def callers(self, source: str = "127.0.0.1") -> Callers:
+        udp = [("udp", dialect) for dialect in ("npq", "pdb", "enum", "sip")]
+        tcp = [("tcp", dialect) for dialect in ("npq", "enum", "sip")]
+        ports = self.ports
+        return Callers([Caller(dialect, by, ports[dialect], PORTED, source) for by, dialect in udp + tcp])
 
 
 def is_alive(pid: int) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
+from lookupd.i18n import translate as _
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan, load_plan
 from lookupd.settings import CLOCK_FILE, Config, Limits
@@ -79,7 +80,7 @@ class Target(msgspec.Struct, frozen=True):
 @lru_cache(1)  # once a command
 def _tell_jump(seconds: int) -> None:
     told = f"the wall clock is {seconds:+} s from the exchange's, which is taken: see `lookupd-loader clock`"
-    click.echo(f"warning: {told}", err=True)
+    click.echo(_("warning: {message}").format(message=told), err=True)
 
 
 def fail(error: LookupdError, as_json: bool) -> None:
@@ -90,7 +91,7 @@ def fail(error: LookupdError, as_json: bool) -> None:
         if rejections:
             reply["rejected"] = [{"line": line, "reason": reason} for line, reason in rejections]
         click.echo(json.dumps(reply))
-    click.echo(f"error: {error}", err=True)
+    click.echo(_("error: {message}").format(message=error), err=True)
     sys.exit(error.exit_code)
 
 

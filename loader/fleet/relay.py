@@ -46,6 +46,7 @@ class Relay:
         self.link = Link(config.jetstream, WHO)
         self.followers = Followers()
         self.metrics = RelayMetrics(self.link, self.followers)
+        self.metrics.places = {"spool": config.spool_path}
         self.feeds: list[RelayFeed] = []
         self._checked: Engine | None = None
         self._checking = asyncio.Lock()
@@ -64,13 +65,14 @@ class Relay:
                 f"feed.{name}.format: {settings.format}: a relay carries signed files of our own format: let one "
                 "replica read this one, or have its sender publish `lookupd` files"
             )
+        keys = self.metrics.keys[name] = tuple(parse_public_key(key) for key in settings.public_keys)
         return RelayFeed(
             name,
             settings,
             self.config.jetstream,
             source=open_source(name, settings),
             spool=self.config.spool_path / name,
-            keys=tuple(parse_public_key(key) for key in settings.public_keys),
+            keys=keys,
             plan=self.config.read_plan(),
             metrics=self.metrics.feed(name),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -14,9 +15,12 @@ from prometheus_client.registry import Collector
 
 from loader.fleet.connect import Link
 from loader.fleet.followers import Followers
+from loader.key_metrics import collect_keys
+from loader.trust import PublicKey
 from lookupd import __version__
 from lookupd.limits import FLEET_SEQUENCES_KEPT
 from lookupd.model import UnixMillis
+from lookupd.observe.disks import collect_disks
 
 TROUBLES = ("gap", "rejected")
 """Why a feed does not move; the closed set of a metric's label."""
@@ -55,6 +59,8 @@ class RelayMetrics(Collector):
 
     def __init__(self, link: Link, followers: Followers) -> None:
         self.feeds: dict[str, RelayFeedMetrics] = {}
+        self.keys: dict[str, tuple[PublicKey, ...]] = {}
+        self.places: dict[str, Path] = {}
         self.http_refused = 0
         self.http_malformed = 0
         self._link, self._followers = link, followers
@@ -84,6 +90,8 @@ class RelayMetrics(Collector):
         )
         yield from self._collect_feeds()
         yield from self._collect_replicas()
+        yield from collect_keys(self.keys)
+        yield from collect_disks(self.places)
 
     def _collect_feeds(self) -> Iterator[Metric]:
         for name, help_text, key in (

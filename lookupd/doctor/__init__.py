@@ -8,6 +8,7 @@
     feeds      signatures, keys, sources, ages
     running    sockets held by systemd, the daemon, the exchange
     twin       the other replica
+    usage      what was asked is kept
 
 Nothing is changed. The store is opened by py-lmdb alone; each group of checks runs in a thread of its own, so that a
 dead peer or a hanging disk costs its own lines and no more.
@@ -21,9 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin
+from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin, usage
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.errors import LookupdError
+from lookupd.i18n import cells
+from lookupd.i18n import translate as _
 from lookupd.limits import DOCTOR_SECONDS
 from lookupd.settings import Config
 
@@ -41,6 +44,7 @@ GROUPS: dict[str, Group] = {
     "daemon": running.look_at_daemon,
     "exchange": running.look_at_exchange,
     "peer": twin.look,
+    "usage": usage.look,
 }
 """In the order in which they are told. Where a group does not end, its name stands for its checks."""
 
@@ -93,11 +97,14 @@ class _Work(Generic[Found]):
 
 
 def format_checks(checks: list[Check]) -> list[str]:
-    """For people: a line each, the way out below it, and the sum."""
+    """For people: a line each, the way out below it, and the sum. What a check says of the machine is English: it is
+    looked up in docs/operations/doctor.md."""
+    words = {"ok": _("ok"), "warn": _("warn"), "fail": _("fail")}
     lines = []
     for check in checks:
-        lines.append(f"{check.result:<5}{check.name}: {check.message}")
+        word = words[check.result]
+        lines.append(f"{word}{' ' * (5 - cells(word))}{check.name}: {check.message}")
         lines += [f"     -> {line}" for line in check.way_out.splitlines()]
-    count = {result: sum(check.result == result for check in checks) for result in ("ok", "warn", "fail")}
-    lines.append(", ".join(f"{number} {result}" for result, number in count.items()))
+    count = {result: sum(check.result == result for check in checks) for result in words}
+    lines.append(_("{ok} ok, {warn} warn, {fail} fail").format(**count))
     return lines

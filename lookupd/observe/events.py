@@ -36,6 +36,7 @@ AREAS = {
     "LK13": "The pair",
     "LK14": "Handing over",
     "LK15": "Supervision",
+    "LK17": "Usage",
     "LK20": "Files of a feed",
     "LK21": "Agreed moments and the clock",
     "LK22": "The scrub",
@@ -125,6 +126,22 @@ EVENTS: dict[str, Event] = {
         "LK1507", "error", (), "The loader waits for the store's disk; the watchdog is not fed.", "Look at the disk."
     ),
     "store_answers": Event("LK1508", "info", (), "The store's disk goes on."),
+    "usage_begun": Event("LK1701", "info", _fields("path"), "A new ledger of usage was begun."),
+    "usage_unsaved": Event(
+        "LK1702", "error", _fields("reason queries"),
+        "What was asked cannot be saved: it waits in memory, and is lost if the daemon ends before it can be.",
+        "See the reason; docs/usage.md.",
+    ),
+    "usage_saved_again": Event("LK1703", "info", _fields("path"), "What had waited is saved."),
+    "usage_damaged": Event(
+        "LK1704", "error", _fields("reason kept_as"),
+        "The ledger of usage was damaged: it is kept under another name, and a new one is begun.",
+        "Look at the disk. What a backup of it has is added to statements with `lookupd usage --also`.",
+    ),
+    "usage_lost": Event(
+        "LK1705", "error", _fields("queries reason"), "So many queries are in no ledger, and in no statement.",
+        "See the reason.",
+    ),
     "syncing": Event("LK2001", "info", _fields("replica feeds"), "The exchange runs."),
     "delta_applied": Event(
         "LK2002", "info", _fields("feed sequence applied pending added removed changed serial"), "A delta is visible."

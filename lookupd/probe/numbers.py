@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from lookupd.errors import ConfigError, LookupdError, StoreError
+from lookupd.errors import ConfigError, StoreError
 from lookupd.limits import (
     E164_DIGITS_MAX,
     PROBE_BLOCKS_LISTED,

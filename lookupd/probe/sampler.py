@@ -32,7 +32,7 @@ class Sampler:
     def __init__(self, config: Config, *, keep: bool = True, chance: random.Random | None = None) -> None:
         """keep: save into the ledger of `probe.path`. Raises ConfigError."""
         self.config = config
-        self._chance = chance or random.Random()  # noqa: S311 - who asks what, and when, is no secret
+        self._chance = chance or random.Random()
         try:
             servers = parse_all(config.probe.servers)
         except LookupdError as error:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import lmdb
 import msgspec
@@ -63,6 +63,15 @@ def _open(path: Path, map_size: int, native: bool) -> lmdb.Environment:
     if native:
         return open_native(path, map_size=map_size)
     return open_environment(path, map_size=map_size, readonly=True)
+
+
+class Room(NamedTuple):
+    """map_bytes: what the file may grow to. readers, readers_max: slots in use, and in all. newest: transaction."""
+
+    map_bytes: int
+    readers: int
+    readers_max: int
+    newest: int
 
 
 class Reader:
@@ -461,6 +470,14 @@ class Reader:
             return self._sizes()
         except lmdb.Error as error:
             raise StoreError(f"{self.path}: {error}") from None
+
+    def room(self) -> Room:
+        """How far the store may grow, and who reads it: for metrics. Raises StoreError."""
+        try:
+            info = self._environment.info()
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from None
+        return Room(info["map_size"], info["num_readers"], info["max_readers"], info["last_txnid"])
 
     def _sizes(self) -> dict[str, int]:
         page = self._environment.stat()["psize"]

@@ -84,7 +84,10 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
+    from lookupd.web import openapi, page
+    from lookupd.web.messages import Messages
     from lookupd.web.numbers import Numbers
     from lookupd.web.state import State
 
-    return [*site.store.routes(), *Numbers(site).routes(), *State(site).routes()]
+    of_data = (*site.store.routes(), *Numbers(site).routes(), *State(site).routes())
+    return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]

@@ -94,6 +94,8 @@ class Numbers:
         moment = _moment(request)
         if moment is not None:
             return json_response(self._past(text, moment))
+        if not _is_number(text):
+            raise Problem(400, NOT_A_NUMBER)
         site = self._site
         site.begin_batch()
         if site.engine.reader is None:

@@ -32,6 +32,7 @@ from lookupd.web.exchange import Exchange
 
 NOTICES = 50
 RECEIPTS = 10
+_SERIAL_MAX = (1 << 63) - 1
 _NUMBER_FIELDS = ("tn", "tn_to")
 
 
@@ -141,7 +142,7 @@ class State:
         """next: `before` of the request that goes on; null at the end."""
         reader, query = self._reader(), request.query
         limit = _whole("limit", query.get("limit", "100"), HTTP_ENTRIES_MAX)
-        before = _whole("before", query.get("before", str(reader.state.serial + 1)), reader.state.serial + 1)
+        before = _whole("before", query.get("before", str(reader.state.serial + 1)), _SERIAL_MAX)
         ref = query.get("ref")
         tn = None
         if "number" in query:
@@ -150,7 +151,11 @@ class State:
                 raise Problem(400, "number: not a number of 5 to 15 digits")
         try:
             since = first_since(reader, parse_time(query["since"])) if "since" in query else 0
-            entries = newest_entries(reader, before - 1) if tn is None else number_entries(reader, tn)
+            entries = (
+                newest_entries(reader, min(before - 1, reader.state.serial))
+                if tn is None
+                else number_entries(reader, tn)
+            )
             found: list[Found] = []
             last = before
             for scanned, entry in enumerate(entries):

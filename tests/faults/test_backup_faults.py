@@ -31,7 +31,7 @@ from tests.small_disk import fill, small_disk
 
 SEED = 20261122
 KILLS = 4
-NOW = UnixSeconds(1_795_400_000)
+NOW = UnixSeconds(2_000_000_000)
 
 
 def fill_store(workbench: Workbench, numbers: int) -> None:
@@ -151,7 +151,7 @@ def dying(do):
 
 Path.rename = dying(Path.rename)
 backup, store = Path(sys.argv[1]), Path(sys.argv[2])
-restore.restore(backup, store, 1_795_400_000, DEFAULT_MAP_SIZE, Silent(), accept_older="test: test")
+restore.restore(backup, store, 2_000_000_000, DEFAULT_MAP_SIZE, Silent(), accept_older="test: test")
 """
 
 

@@ -28,7 +28,7 @@ from tests.conftest import PLAN, UNGUARDED, Silent, Workbench, dump, free_port, 
 from tests.keeping import BLOCKS, Past, asked, flip, make_past, twin
 
 SEED = 20261122
-NOW = UnixSeconds(1_795_400_000)  # 2026-11-23T02:13:20Z
+NOW = UnixSeconds(2_000_000_000)  # 2033-05-18T03:33:20Z: after what the tests write by the clock
 WORDS = "noc: the disk was replaced"
 
 
@@ -55,14 +55,14 @@ def test_backup_holds_every_row_of_the_store(workbench: Workbench, compress: boo
     make_past(workbench, SEED)
     made = backup(workbench, folder(workbench), replica="a", compress=compress)
     path = Path(made.path)
-    assert path.name == f"lookupd-a-20261123T021320Z-serial-{made.serial}"
+    assert path.name == f"lookupd-a-20330518T033320Z-serial-{made.serial}"
     file = "data.mdb.zst" if compress else "data.mdb"
     assert sorted(found.name for found in path.iterdir()) == [file, "manifest.json"]
     manifest = read_manifest(path)
     with workbench.reader() as reader:
         assert (manifest.serial, manifest.digest) == (reader.state.serial, format_digest(reader.state.digest))
         assert manifest.feeds["main"].sequence == reader.state.feeds["main"].sequence
-        assert (manifest.replica, manifest.created_at) == ("a", "2026-11-23T02:13:20Z")
+        assert (manifest.replica, manifest.created_at) == ("a", "2033-05-18T03:33:20Z")
     if not compress:
         with open_copy(path) as copy:
             assert verify(copy).problems == []

@@ -479,3 +479,52 @@ def test_stores_with_different_files_are_not_compared_by_digest(loaded: Workbenc
     theirs = StoreState("b", ours.serial, format_digest(ours.digest + 1), ours.ported, ours.blocks, {})
     assert twin.compared(ours, theirs).result == "warn"
     assert twin.compared(ours, msgspec.structs.replace(theirs, feeds=ours.feeds)).result == "fail"
+
+
+# -- usage -------------------------------------------------------------------------------------------------
+
+
+def test_ledger_of_usage_that_can_be_kept_is_fine(loaded: Workbench) -> None:
+    config = loaded.config()
+    found = checks(config)
+    assert (found["usage rights"].result, found["usage"].result) == ("ok", "ok")
+    with run_daemon(config, "ready"):
+        pass
+    assert checks(config)["usage"].message.endswith("usage.sqlite: can be read")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else's judge")
+def test_folder_of_usage_that_the_daemon_may_not_write_is_told(loaded: Workbench) -> None:
+    config = loaded.config('[usage]\npath = "/usr/local/lookupd-usage"\n')
+    found = checks(config, "61002")["usage rights"]
+    assert (found.result, "may not make it" in found.message) == ("fail", True)
+    assert found.way_out == "install -d -o 61002 -g lookupd -m 750 /usr/local/lookupd-usage"
+    config = loaded.config('[usage]\npath = "/usr/local"\n')
+    assert "may not write there" in checks(config, "61002")["usage rights"].message
+    assert checks(config, "0")["usage rights"].result == "ok"
+
+
+def test_damaged_ledger_of_usage_is_told(loaded: Workbench) -> None:
+    config = loaded.config()
+    folder = read_config(config).usage_path
+    folder.mkdir()
+    (folder / "usage.sqlite.damaged-20261122T000000Z").write_bytes(b"garbage")
+    found = checks(config)["usage"]
+    assert (found.result, "in no statement" in found.message) == ("warn", True)
+    (folder / "usage.sqlite").write_bytes(b"garbage " * 1000)
+    found = checks(config)["usage"]
+    assert (found.result, "file is not a database" in found.message) == ("fail", True)
+
+
+def test_ledger_of_usage_that_is_left_behind_is_told(loaded: Workbench) -> None:
+    from lookupd.ledger import Ledger
+    from lookupd.usage import COLUMNS, COUNTED_SECONDS, ledger_file
+
+    config = loaded.config('[usage]\nevery = "1h"\n')
+    ledger = Ledger(ledger_file(read_config(config)), COLUMNS)
+    ledger.add(int(time.time()) // 3600 - 3, COUNTED_SECONDS, 3600)
+    ledger.save()
+    assert checks(config)["usage"].result == "ok"
+    with run_daemon(config, "ready"):
+        found = checks(config)["usage"]
+    assert (found.result, "nothing was saved for over 2 h" in found.message) == ("fail", True)

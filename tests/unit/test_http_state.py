@@ -167,7 +167,16 @@ async def test_journal_goes_on_where_it_ended(loaded: Workbench) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=-1", "limit=%D9%A1", "before=99999999", "number=x", "since=yesterday", "limit="],
+    [
+        "limit=0",
+        "limit=501",
+        "limit=-1",
+        "limit=%D9%A1",
+        "before=99999999999999999999",
+        "number=x",
+        "since=yesterday",
+        "limit=",
+    ],
 )
 async def test_journal_refuses_what_it_cannot_mean(loaded: Workbench, query: str) -> None:
     async with site(loaded, LOCAL) as (_, session):

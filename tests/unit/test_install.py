@@ -75,3 +75,8 @@ def test_native_engine_that_is_demanded_and_missing_refuses_to_start(without_rus
     assert "engine.udp" in done.stderr
     assert "install again where Rust is" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_installed_program_speaks_chinese(without_rust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_TW.UTF-8")
+    assert run(without_rust, "--help").stdout.startswith("用法：")

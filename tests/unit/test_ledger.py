@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lookupd.ledger import Ledger, LedgerError, read
+from lookupd.ledger import Ledger, LedgerDamaged, LedgerError, read
 
 COLUMNS = ("client", "result")
 
@@ -37,6 +37,24 @@ def test_what_cannot_be_saved_is_saved_with_what_comes_next(tmp_path: Path) -> N
     ledger.save()
     assert ledger.unsaved == 0
     assert list(read(ledger.file, 7, 8)) == [(7, ("switches", "ported"), 5)]
+
+
+def test_file_is_for_its_owner_and_group(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "usage" / "counts.sqlite", COLUMNS)
+    ledger.add(7, ("switches", "ported"), 1)
+    ledger.save()
+    assert (ledger.file.stat().st_mode & 0o027, ledger.file.parent.stat().st_mode & 0o027) == (0, 0)
+
+
+def test_file_of_another_kind_is_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "counts.sqlite"
+    ours, other = Ledger(file, COLUMNS), Ledger(file, ("server", "stage"))
+    ours.add(7, ("switches", "ported"), 1)
+    ours.save()
+    other.add(7, ("a", "sent"), 1)
+    with pytest.raises(LedgerDamaged, match="a ledger of something else"):
+        other.save()
+    assert list(read(file, 0, 8)) == [(7, ("switches", "ported"), 1)]
 
 
 def test_pruned_hours_are_gone(tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def prepared(tmp_path: Path) -> Path:
         rules = tmp_path / f"usr/lib/{kind}.d"
         rules.mkdir(parents=True)
         shutil.copy(UNITS / f"lookupd.{kind}", rules / "lookupd.conf")
-    for command in (["systemd-sysusers"], ["systemd-tmpfiles", "--create", "lookupd.conf"]):
+    tmpfiles = ["systemd-tmpfiles", "--create", "lookupd.conf"]
+    for command in (["systemd-sysusers"], tmpfiles, tmpfiles):  # as at each start of the machine
         done = subprocess.run([*command, f"--root={tmp_path}"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return tmp_path
@@ -171,6 +172,8 @@ def test_users_share_a_group_and_folders_are_theirs_alone(prepared: Path) -> Non
     assert rights("etc/lookupd") == (0, group, 0o750)
     assert rights("etc/lookupd/keys") == (loader, group, 0o700)
     assert rights("var/lib/lookupd") == (loader, group, 0o2750)
+    for replica in "ab":
+        assert rights(f"var/lib/lookupd/{replica}-usage") == (daemon, group, 0o750)
 
 
 def test_sysctls_that_we_ship_are_those_that_doctor_names(tmp_path: Path) -> None:
