@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
@@ -538,6 +539,7 @@ def engine(as_json: bool) -> None:
 
 
 cli.add_command(usage)
+cli.add_command(probe)
 
 
 def main() -> None:

@@ -145,8 +145,6 @@ def _check(config: Config) -> None:
     if config.sync.http is not None:
         _check_url("sync.http", config.sync.http, ("http", "https"))
     check_probe(config.probe)
-    if config.probe.http is not None:
-        _check_url("probe.http", config.probe.http, ("http", "https"))
     _check_engine(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
@@ -223,6 +221,8 @@ def _check_listen(config: Config) -> None:
             _check_url(f"listen.{name}", url, transports)
             if name == "pdb" and ":" in parse_endpoint(url).host:
                 raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
+    if config.probe.http is not None:
+        _check_url("probe.http", config.probe.http, ("http", "https"))
     endpoints = [(e.protocol, e.host, e.port) for _, e in config.endpoints()]
     for endpoint_key in endpoints:
         if endpoint_key[2] and endpoints.count(endpoint_key) > 1:

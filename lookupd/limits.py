@@ -496,6 +496,36 @@ HEALTH_ANSWER_BYTES_MAX = 4096
 LEDGER_WAIT_SECONDS = 5.0
 """How long a ledger that another process writes is waited for: it holds the file for milliseconds."""
 
+LEDGER_WAITING_MAX = 100_000
+"""Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
+twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""
+
+# -- usage -----------------------------------------------------------------------------------------------
+
+USAGE_EVERY_MIN_SECONDS, USAGE_EVERY_MAX_SECONDS = 0.1, 3600.0
+"""Between two savings: each syncs the disk several times; what was counted since the last one dies with a process that
+is killed."""
+
+USAGE_KEEP_MIN_SECONDS = 62 * 86_400.0
+"""Last month's statement can be made until this one ends."""
+
+USAGE_CLOSE_SECONDS = 3.0
+"""For the last saving: with the time that answers have to leave, a stop is within systemd's 10 s."""
+
+USAGE_PRUNE_HOURS_MAX = 24
+"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
+
+USAGE_GAP_SECONDS = 60.0
+"""Of an hour that nothing was counted in before a statement tells: a restart is over in seconds."""
+
+USAGE_NAMES_MAX = 20
+"""Ledgers that one statement adds up: more than a service has replicas."""
+
+# -- metrics ---------------------------------------------------------------------------------------------
+
+CERTIFICATE_FILE_BYTES_MAX = 1 << 20
+"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""
+
 # -- the probe -------------------------------------------------------------------------------------------
 
 PROBE_SERVERS_MAX = 64
@@ -507,11 +537,17 @@ PROBE_INTERVAL_MIN_SECONDS = 0.01
 PROBE_TIMEOUT_MAX_SECONDS = 10.0
 """The histogram's last bound; a caller has hung up by then."""
 
+PROBE_UNDER_WAY_MAX = 64
+"""Questions to one server at a time: as many sockets, when it is silent."""
+
 PROBE_KEEP_MIN_SECONDS = 215 * 86_400.0
 """A half-year of 184 days is reported by the 10th of the next month, and corrected in the weeks after."""
 
 PROBE_SAVE_SECONDS = 10.0
 """Between two savings: what dies with a process that is killed."""
+
+PROBE_PRUNE_HOURS_MAX = 24
+"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
 
 PROBE_REDRAW_SECONDS = 3600.0
 """Between two draws of numbers."""
@@ -549,29 +585,3 @@ PROBE_LEDGERS_MAX = 64
 LEDGER_WAITING_MAX = 100_000
 """Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
 twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""
-
-# -- usage -----------------------------------------------------------------------------------------------
-
-USAGE_EVERY_MIN_SECONDS, USAGE_EVERY_MAX_SECONDS = 0.1, 3600.0
-"""Between two savings: each syncs the disk several times; what was counted since the last one dies with a process that
-is killed."""
-
-USAGE_KEEP_MIN_SECONDS = 62 * 86_400.0
-"""Last month's statement can be made until this one ends."""
-
-USAGE_CLOSE_SECONDS = 3.0
-"""For the last saving: with the time that answers have to leave, a stop is within systemd's 10 s."""
-
-USAGE_PRUNE_HOURS_MAX = 24
-"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
-
-USAGE_GAP_SECONDS = 60.0
-"""Of an hour that nothing was counted in before a statement tells: a restart is over in seconds."""
-
-USAGE_NAMES_MAX = 20
-"""Ledgers that one statement adds up: more than a service has replicas."""
-
-# -- metrics ---------------------------------------------------------------------------------------------
-
-CERTIFICATE_FILE_BYTES_MAX = 1 << 20
-"""Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""

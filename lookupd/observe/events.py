@@ -314,6 +314,11 @@ EVENTS: dict[str, Event] = {
         "LK2505", "error", _fields("reason"), "What was measured cannot be saved; it waits in memory.",
         "See the reason: a full disk, or the folder's rights.",
     ),
+    "probe_damaged": Event(
+        "LK2507", "error", _fields("reason kept_as"),
+        "The ledger of the probe is damaged: it was put aside, and a new one begun.",
+        "Keep the file: what it has is not in reports any more.",
+    ),
     "probe_saved_again": Event("LK2506", "info", _fields("path"), "It is saved again, with what waited."),
 }  # fmt: skip
 

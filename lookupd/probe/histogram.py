@@ -11,8 +11,8 @@ _FIRST_NS, _STEPS_PER_DECADE, _DECADES = 10_000, 20, 6
 
 def _bound(step: int) -> int:
     """Three digits are enough, and the same on each machine."""
-    exact = _FIRST_NS * 10 ** (step / _STEPS_PER_DECADE)
-    unit = 10 ** (len(str(int(exact))) - 3)
+    exact: float = _FIRST_NS * 10 ** (step / _STEPS_PER_DECADE)
+    unit: int = 10 ** (len(str(int(exact))) - 3)
     return round(exact / unit) * unit
 
 

@@ -121,7 +121,7 @@ class FromStore:
         """Any thousand of the plan's portable numbers; the next block that there is will do."""
         heads = [(digits, head) for digits, head, portable in self._plan.heads() if portable]
         digits, head = self._chance.choices(heads, [10 ** (digits - len(head)) for digits, head in heads])[0]
-        thousands = 10 ** (digits - len(head)) // NUMBERS_PER_BLOCK
+        thousands: int = 10 ** (digits - len(head)) // NUMBERS_PER_BLOCK
         return int(head) * thousands + self._chance.randrange(max(thousands, 1))
 
     def _pick(self, block: int, entries: bytes, ported: set[str], unported: set[str]) -> None:

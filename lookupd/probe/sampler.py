@@ -15,8 +15,8 @@ from typing import Any
 from lookupd.access import Access
 from lookupd.clients import Server
 from lookupd.errors import ConfigError, LookupdError
-from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerError
-from lookupd.limits import PROBE_MISSES_TOLD, PROBE_REDRAW_SECONDS, PROBE_SAVE_SECONDS
+from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerDamaged, LedgerError
+from lookupd.limits import PROBE_MISSES_TOLD, PROBE_PRUNE_HOURS_MAX, PROBE_REDRAW_SECONDS, PROBE_SAVE_SECONDS
 from lookupd.observe.log import log, use_format
 from lookupd.probe.asker import Asker, Sample
 from lookupd.probe.numbers import Drawn, FromFile, FromStore, Source
@@ -94,24 +94,34 @@ class Sampler:
     # -- asking ------------------------------------------------------------------------------------------
 
     async def _keep_asking(self, place: Place) -> None:
-        """At its own moments: a question waits for the one before, and is not made up for."""
-        probe = self.config.probe
-        asker = Asker(place.server, getattr(probe.timeouts, place.server.dialect), place.strays)
+        """At its own moments, whether or not the questions before are answered: if a question had to wait for them, a
+        server that is silent would be asked less often, and weigh less."""
+        interval = float(self.config.probe.interval)
+        timeout = float(getattr(self.config.probe.timeouts, place.server.dialect))
         told = _Told(place.server)
-        interval = float(probe.interval)
+        free: list[Asker] = []
         due = time.monotonic() + self._chance.uniform(0, interval)
         try:
-            while True:
-                await asyncio.sleep(max(due - time.monotonic(), 0))
-                assert self._drawn is not None
-                number = self._drawn.next(self._chance)
-                before = (place.strays.wrong, place.strays.late)
-                sample = await asker.ask(number.digits)
-                self.tally.note(place, number.ported, sample, before)
-                told.note(sample)
-                due = max(due + self._chance.uniform(0.5, 1.5) * interval, time.monotonic())
+            async with asyncio.TaskGroup() as asking:
+                while True:
+                    await asyncio.sleep(max(due - time.monotonic(), 0))
+                    asker = free.pop() if free else Asker(place.server, timeout, place.strays)
+                    asking.create_task(self._ask(place, asker, free, told))
+                    due = max(due + self._chance.uniform(0.5, 1.5) * interval, time.monotonic())
         finally:
-            asker.close()
+            for asker in free:
+                asker.close()
+
+    async def _ask(self, place: Place, asker: Asker, free: list[Asker], told: _Told) -> None:
+        """One question; its asker is free for the next one then."""
+        assert self._drawn is not None
+        number = self._drawn.next(self._chance)
+        try:
+            sample = await asker.ask(number.digits)
+        finally:
+            free.append(asker)
+        self.tally.note(place, number.ported, sample)
+        told.note(sample)
 
     async def _keep_drawing(self) -> None:
         """Other numbers each hour: those of the last one are warm by then."""
@@ -149,10 +159,19 @@ class Sampler:
             log("probe_saved_again", path=ledger.file)
 
     def _write(self, ledger: Ledger) -> None:
+        """In a thread."""
+        try:
+            self._save_and_prune(ledger)
+        except LedgerDamaged as error:
+            aside = ledger.set_aside(int(time.time()))
+            log("probe_damaged", reason=error, kept_as=aside or "put aside by another process")
+            self._save_and_prune(ledger)
+
+    def _save_and_prune(self, ledger: Ledger) -> None:
         ledger.save()
         hour = int(time.time()) // HOUR_SECONDS
         if hour != self._pruned_in:
-            ledger.prune(hour - int(self.config.probe.keep) // HOUR_SECONDS)
+            ledger.prune(hour - int(self.config.probe.keep) // HOUR_SECONDS, PROBE_PRUNE_HOURS_MAX)
             self._pruned_in = hour
 
     # -- the listener ------------------------------------------------------------------------------------

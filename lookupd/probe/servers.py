@@ -16,6 +16,7 @@ from lookupd.limits import (
     PROBE_KEEP_MIN_SECONDS,
     PROBE_SERVERS_MAX,
     PROBE_TIMEOUT_MAX_SECONDS,
+    PROBE_UNDER_WAY_MAX,
 )
 from lookupd.settings import ProbeSettings
 
@@ -75,8 +76,14 @@ def check_probe(probe: ProbeSettings) -> None:
         raise ConfigError("probe.unported_share: a share from 0 to below 1; 0.1 is one question in ten")
     if probe.interval < PROBE_INTERVAL_MIN_SECONDS:
         raise ConfigError(f"probe.interval: at least {PROBE_INTERVAL_MIN_SECONDS * 1000:g}ms: a probe is to be no load")
-    if probe.keep < PROBE_KEEP_MIN_SECONDS:
-        raise ConfigError(f"probe.keep: at least {PROBE_KEEP_MIN_SECONDS / 86_400:g}d: a half-year's report needs them")
     for name in probe.timeouts.__struct_fields__:
         if not 0 < getattr(probe.timeouts, name) <= PROBE_TIMEOUT_MAX_SECONDS:
             raise ConfigError(f"probe.timeouts.{name}: more than 0s, at most {PROBE_TIMEOUT_MAX_SECONDS:g}s")
+    longest = max(getattr(probe.timeouts, name) for name in probe.timeouts.__struct_fields__)
+    if probe.interval * PROBE_UNDER_WAY_MAX < 2 * longest:  # half an interval is the shortest
+        raise ConfigError(
+            f"probe.interval: {probe.interval:g} s, with a time-out of {longest:g} s: more than {PROBE_UNDER_WAY_MAX} "
+            "questions to a silent server would be under way: a longer interval, or a shorter probe.timeouts"
+        )
+    if probe.keep < PROBE_KEEP_MIN_SECONDS:
+        raise ConfigError(f"probe.keep: at least {PROBE_KEEP_MIN_SECONDS / 86_400:g}d: a half-year's report needs them")

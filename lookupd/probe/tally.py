@@ -25,7 +25,7 @@ from lookupd.probe.histogram import BEYOND, BOUNDS_NS, bound_of
 FILE = "probe.sqlite"
 COLUMNS = ("server", "dialect", "ported", "item")
 """Of the ledger. ported: yes, no, or `-` for messages, which are not of a question. item: a Result, `RESULT_ns` for
-the sum of its times, `le:BOUND` for a bucket, wrong, late, unsaved."""
+the sum of its times, `le:BOUND` for a bucket, or one of MESSAGES."""
 
 BUCKET = "le:"
 MESSAGES = ("wrong", "late")
@@ -55,6 +55,7 @@ class Place:
         self.server = server
         self.counts = {True: Counts(), False: Counts()}
         self.strays = Strays()
+        self.strays_kept = dict.fromkeys(MESSAGES, 0)
         self.last_success = began
 
 
@@ -73,26 +74,27 @@ class Tally(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def note(self, place: Place, ported: bool, sample: Sample, strays_before: tuple[int, int]) -> None:
-        """A question is over. strays_before: wrong and late ones before it was asked."""
+    def note(self, place: Place, ported: bool, sample: Sample) -> None:
+        """A question is over. ported: whether it was asked as one, if the answer does not tell."""
         kind = ported if sample.ported is None else sample.ported
         place.counts[kind].add(sample)
         if sample.result == "answered":
             place.last_success = self._wall()
         told = "yes" if kind else "no"
-        self._keep(place, told, sample.result, 1)
+        self._keep(place, told, sample.result)
         if sample.result != "void":
             self._keep(place, told, f"{sample.result}_ns", sample.ns)
-            self._keep(place, told, f"{BUCKET}{bound_of(sample.ns)}", 1)
-        now = (place.strays.wrong, place.strays.late)
-        for name, before, count in zip(MESSAGES, strays_before, now, strict=True):
-            self._keep(place, "-", name, count - before)
+            self._keep(place, told, f"{BUCKET}{bound_of(sample.ns)}")
+        for name in MESSAGES:
+            count: int = getattr(place.strays, name)
+            self._keep(place, "-", name, count - place.strays_kept[name])
+            place.strays_kept[name] = count
 
-    def _keep(self, place: Place, ported: str, item: str, count: int) -> None:
+    def _keep(self, place: Place, ported: str, item: str, count: int = 1) -> None:
         if self._ledger is not None and count > 0:
             hour = int(self._wall()) // HOUR_SECONDS
-            if self._ledger.add(hour, (place.server.url, place.server.dialect, ported, item), count) is False:
-                self.unkept += 1
+            if self._ledger.add(hour, (place.server.url, place.server.dialect, ported, item), count):
+                self.unkept += count
 
     # -- metrics -----------------------------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Tally(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
-        yield InfoMetricFamily("lookupd_build", "Version of the probe.", {"version": __version__})
+        yield InfoMetricFamily("lookupd_probe_build", "Version of the probe.", {"version": __version__})
         yield self._collect_seconds()
         yield from self._collect_results()
         yield from self._collect_messages()
@@ -122,6 +124,9 @@ class Tally(Collector):
         for result, count in self.saves.items():
             saves.add_metric([result], count)
         yield saves
+        yield CounterMetricFamily(
+            "lookupd_probe_unkept", "Counts that no report will have, as too much waited to be saved.", self.unkept
+        )
         yield CounterMetricFamily(
             "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
         )
