@@ -543,8 +543,9 @@ PROBE_UNDER_WAY_MAX = 64
 PROBE_KEEP_MIN_SECONDS = 215 * 86_400.0
 """A half-year of 184 days is reported by the 10th of the next month, and corrected in the weeks after."""
 
-PROBE_SAVE_SECONDS = 10.0
-"""Between two savings: what dies with a process that is killed."""
+PROBE_EVERY_MIN_SECONDS, PROBE_EVERY_MAX_SECONDS = 0.1, 30.0
+"""Between two savings: what was measured since the last one dies with a process that is killed. The supervisor hears of
+us with each, and gives us up after a minute."""
 
 PROBE_PRUNE_HOURS_MAX = 24
 """Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""

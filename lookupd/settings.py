@@ -297,9 +297,10 @@ class ProbeTimeouts(Section, frozen=True):
 
 
 class ProbeSettings(Section, frozen=True):
-    """`lookupd probe`: what a dip adds to a call's set-up. servers: as for `lookupd query --server`, and pdb://, http://.
-    numbers: a file, one a line; empty = drawn from the store. unported_share: of the questions. interval:
-    between two questions to a server. path: a folder for what was measured; empty = STORE-probe. http: metrics."""
+    """`lookupd probe`: what a dip adds to a call's set-up. servers: as for `lookupd query --server`, and pdb:// and
+    http://. numbers: a file, one a line; empty = drawn from the store. unported_share: of the questions. interval:
+    between two questions to a server. path: a folder for what was measured; empty = STORE-probe. every: between two
+    savings. keep: how long. http: metrics."""
 
     servers: tuple[str, ...] = ()
     numbers: str = ""
@@ -307,6 +308,7 @@ class ProbeSettings(Section, frozen=True):
     interval: Duration = Duration(1)
     timeouts: ProbeTimeouts = ProbeTimeouts()
     path: str = ""
+    every: Duration = Duration(10)
     keep: Duration = Duration(400 * 86_400)
     http: str | None = None
 

@@ -16,7 +16,7 @@ from lookupd.access import Access
 from lookupd.clients import Server
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerDamaged, LedgerError
-from lookupd.limits import PROBE_MISSES_TOLD, PROBE_PRUNE_HOURS_MAX, PROBE_REDRAW_SECONDS, PROBE_SAVE_SECONDS
+from lookupd.limits import PROBE_MISSES_TOLD, PROBE_PRUNE_HOURS_MAX, PROBE_REDRAW_SECONDS
 from lookupd.observe.log import log, use_format
 from lookupd.probe.asker import Asker, Sample
 from lookupd.probe.numbers import Drawn, FromFile, FromStore, Source
@@ -136,7 +136,7 @@ class Sampler:
 
     async def _keep_saving(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_SAVE_SECONDS)
+            await asyncio.sleep(self.config.probe.every)
             await self._save()
             self._supervisor.tell(WATCHDOG=1)
 

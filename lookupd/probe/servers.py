@@ -12,6 +12,8 @@ import dns.name
 from lookupd.clients import Server, is_ours, parse_server
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.limits import (
+    PROBE_EVERY_MAX_SECONDS,
+    PROBE_EVERY_MIN_SECONDS,
     PROBE_INTERVAL_MIN_SECONDS,
     PROBE_KEEP_MIN_SECONDS,
     PROBE_SERVERS_MAX,
@@ -84,6 +86,11 @@ def check_probe(probe: ProbeSettings) -> None:
         raise ConfigError(
             f"probe.interval: {probe.interval:g} s, with a time-out of {longest:g} s: more than {PROBE_UNDER_WAY_MAX} "
             "questions to a silent server would be under way: a longer interval, or a shorter probe.timeouts"
+        )
+    if not PROBE_EVERY_MIN_SECONDS <= probe.every <= PROBE_EVERY_MAX_SECONDS:
+        raise ConfigError(
+            f"probe.every: {PROBE_EVERY_MIN_SECONDS * 1000:g}ms to {PROBE_EVERY_MAX_SECONDS:g}s: what was "
+            "measured since the last saving is lost with a crash"
         )
     if probe.keep < PROBE_KEEP_MIN_SECONDS:
         raise ConfigError(f"probe.keep: at least {PROBE_KEEP_MIN_SECONDS / 86_400:g}d: a half-year's report needs them")
