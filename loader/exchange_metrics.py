@@ -28,6 +28,7 @@ from loader.trust import PublicKey
 from lookupd import __version__
 from lookupd.model import FeedPosition, JournalKind, Notice, NoticeKind, UnixMillis, UnixSeconds
 from lookupd.observe.disks import collect_disks
+from lookupd.observe.http_counts import HttpCounts
 from lookupd.settings import Limits
 from lookupd.units import format_millis, format_time
 
@@ -182,8 +183,7 @@ class ExchangeMetrics(Collector):
         self.scrubbed_at: UnixMillis | None = None
         self.damaged_blocks = 0
         self.mended_blocks = 0
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.http = HttpCounts()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -218,6 +218,7 @@ class ExchangeMetrics(Collector):
         yield from collect_streams(self.streams)
         yield from collect_keys(self.keys)
         yield from collect_disks(self.places)
+        yield from self.http.collect("lookupd_sync_http")
         yield from self._collect_moments()
         yield GaugeMetricFamily(
             "lookupd_clock_step_refused_seconds",

@@ -27,6 +27,7 @@ from lookupd.limits import (
     PEER_TIMEOUT_SECONDS,
 )
 from lookupd.numbering import parse_network_code, parse_routing_number
+from lookupd.peer_keys import NO_KEYS, PeerKeys, tls_trouble
 from lookupd.store.columns import U64s
 from lookupd.store.portable import Row, StoreState, Tables
 from lookupd.store.schema import NUMBERS_PER_BLOCK
@@ -35,6 +36,12 @@ SERIAL_HEADER = "Lookupd-Serial"
 NEXT_HEADER = "Lookupd-Next"
 _READ_BYTES = 65_536
 _SECONDS_MAX = (1 << 32) - 1
+
+_WAYS_OUT = {
+    401: "; see replica.peer_token_file, or peer_certificate, in --config",
+    403: "; add this machine to its [[client]] list",
+    404: "; is it a lookupd of this version?",
+}
 
 Told = TypeVar("Told")
 
@@ -58,8 +65,8 @@ class Peer:
     """One replica's HTTP listener. serial: of the state that answers must be of, once `state` was asked. requests: how
     many were made."""
 
-    def __init__(self, url: str, timeout: float = PEER_TIMEOUT_SECONDS) -> None:
-        """url: `http://host:port`, or https where a proxy stands before the peer.
+    def __init__(self, url: str, timeout: float = PEER_TIMEOUT_SECONDS, keys: PeerKeys = NO_KEYS) -> None:
+        """url: `https://host:port`, or http on this machine. keys: what we show it.
 
         timeout: seconds of each request, from first to last byte. Raises PeerError.
         """
@@ -70,13 +77,15 @@ class Peer:
         except ValueError as error:
             raise PeerError(f"{url}: {error}") from None
         if not usable or parts.query or parts.username is not None:
-            raise PeerError(f"{url}: write it like http://192.0.2.7:9474, the peer's listen.http")
+            raise PeerError(f"{url}: write it like https://192.0.2.7:9474, the peer's listen.http")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self.serial: int | None = None
         self.requests = 0
         self._timeout = timeout
         # No proxy: the settings of an environment that have nothing to do with our replicas.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+        tls = [] if keys.context is None else [urllib.request.HTTPSHandler(context=keys.context)]
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects(), *tls)
+        self._opener.addheaders = list(keys.headers.items())
 
     def state(self) -> StoreState:
         """What it says of itself; later answers must be of this state."""
@@ -170,10 +179,10 @@ class Peer:
         except urllib.error.HTTPError as error:
             with error:
                 reason = error.read(200).decode("utf-8", "replace").strip()
-            way_out = {403: "; add this machine to its [[client]] list", 404: "; is it a lookupd of this version?"}
-            raise PeerError(f"{self.url}: HTTP {error.code}: {reason}{way_out.get(error.code, '')}") from None
+            raise PeerError(f"{self.url}: HTTP {error.code}: {reason}{_WAYS_OUT.get(error.code, '')}") from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            raise PeerError(f"{self.url}: no answer: {getattr(error, 'reason', None) or error}") from None
+            words = tls_trouble(error) or getattr(error, "reason", None) or error
+            raise PeerError(f"{self.url}: no answer: {words}") from None
         if serial is None or not serial.isascii() or not serial.isdigit() or len(serial) > 20:
             raise self._wrong(f"no {SERIAL_HEADER} header")
         if self.serial is not None and int(serial) != self.serial:
@@ -201,9 +210,11 @@ class Peer:
         return PeerError(f"{self.url}: sent {what}: is it a lookupd of this version?")
 
 
-def fetch_block(url: str, block: int, timeout: float = PEER_TIMEOUT_SECONDS) -> list[Row] | None:
+def fetch_block(
+    url: str, block: int, keys: PeerKeys = NO_KEYS, timeout: float = PEER_TIMEOUT_SECONDS
+) -> list[Row] | None:
     """A block's numbers as the replica at `url` has them; None if it is damaged there too, [] if it has none.
 
     Raises PeerError.
     """
-    return Peer(url, timeout).blocks([block])[block]
+    return Peer(url, timeout, keys).blocks([block])[block]

@@ -22,6 +22,7 @@ from lookupd.errors import LookupdError, StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
 from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
+from lookupd.peer_keys import read_peer_keys
 from lookupd.settings import Config
 from lookupd.store.mend import mend_blocks
 from lookupd.store.reader import Reader
@@ -124,7 +125,8 @@ class BackgroundScrub:
         peer = self._config.peer
         if not peer:
             return None
-        rows = {block: await asyncio.to_thread(fetch_block, peer, block) for block in damaged}
+        keys = read_peer_keys(self._config.replica, peer)
+        rows = {block: await asyncio.to_thread(fetch_block, peer, block, keys) for block in damaged}
         missing = [block for block, found in rows.items() if found is None]
         if missing:
             raise StoreError(f"{peer}: block {missing[0]} is damaged there too")

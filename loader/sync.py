@@ -34,7 +34,7 @@ from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError,
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log, use_format
 from lookupd.second_look import warnings
-from lookupd.settings import CLOCK_FILE, Config, parse_endpoint
+from lookupd.settings import CLOCK_FILE, Config, Endpoint, parse_endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
@@ -408,12 +408,20 @@ class Sync:
         from lookupd.transports.http import HttpListener
         from lookupd.transports.sockets import bind
         from lookupd.web import Route
+        from lookupd.web.guard import read_secrets
 
         endpoint = parse_endpoint(self.config.sync.http)
-        routes = [Route("GET", "/v1/exchange", self._get_exchange, "status")]
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness, routes)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.metrics,
+            self._readiness,
+            [Route("GET", "/v1/exchange", self._get_exchange, "status")],
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
     async def _get_exchange(self, _: Any) -> Any:

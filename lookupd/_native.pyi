@@ -171,6 +171,8 @@ class ClientRule(Protocol):
     """One entry of the clients list."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def queries_per_second(self) -> int:
         """0 = no limit."""
 
@@ -198,6 +200,9 @@ class Clients:
 
     def usage(self) -> list[list[list[int]]]:
         """By client, then by dialect in the order of `counters.DIALECTS`: a `counters.Usage`."""
+
+    def set_tapped(self, tapped: list[bool]) -> None:
+        """See `access.Access.set_tapped`."""
 
     def find(self, host: str) -> int | None:
         """Which client asks from this address; None if it is on no list. Raises ValueError for no address."""
@@ -250,6 +255,16 @@ class Service:
         self, store: Environment | None, plan: Plan, stale_after: float, clients: Clients, *, withdrawn: bool = False
     ) -> None:
         """Other terms, from the next batch on. withdrawn: answer nothing from the data."""
+
+    def use_tap(self, sample: int, outcomes: int, full: bool) -> None:
+        """What the query log notes from the next batch on. sample: one of so many queries; 0 = nothing. outcomes: a bit
+        for each of `tap.OUTCOMES`. full: write numbers whole."""
+
+    def drain_tap(self) -> tuple[bytes, int]:
+        """The lines of what was noted since the last time, and how many. The interpreter runs on meanwhile."""
+
+    def tap_lost(self) -> int:
+        """Records that found no room, since the start."""
 
     def damaged_blocks(self, serial: int) -> list[int]:
         """Blocks that look-ups found damaged in the state of this serial."""

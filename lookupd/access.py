@@ -91,8 +91,8 @@ class Client:
     """One entry of the clients list, with its allowance. at: its place there. usage: its queries, by dialect."""
 
     __slots__ = (
-        "_bucket", "_prefixes", "account", "at", "enum", "is_limited", "may", "name", "peer", "queries_per_prefix",
-        "queries_per_second", "sip", "usage",
+        "_bucket", "_prefixes", "account", "at", "enum", "is_limited", "is_tapped", "may", "name", "peer",
+        "queries_per_prefix", "queries_per_second", "sip", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,8 @@ class Client:
         self.queries_per_second = settings.queries_per_second
         self.queries_per_prefix = settings.queries_per_prefix
         self.is_limited = bool(settings.queries_per_second or settings.queries_per_prefix)
+        self.is_tapped = True
+        """Whether the query log may have its queries."""
         self.enum = profile_of(settings.enum)
         self.sip = settings.sip
         self.usage: dict[str, Usage] = {dialect: [0] * len(USAGE_RESULTS) for dialect in ALL_DIALECTS}
@@ -172,6 +174,11 @@ class Access:
         """Whether the daemon itself asks from this socket."""
         return self._own is not None and self._own == (host, port)
 
+    def set_tapped(self, tapped: list[bool]) -> None:
+        """Whose queries the query log may have: of each client, whether it may."""
+        for client, is_tapped in zip(self.clients, tapped, strict=True):
+            client.is_tapped = is_tapped
+
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
         return [[client.usage[dialect] for dialect in ALL_DIALECTS] for client in self.clients]
@@ -186,6 +193,11 @@ class Access:
             return self._found[host]
         except KeyError:
             return self._remember(host)
+
+    def holders(self, host: str) -> list[Client]:
+        """Every client whose sources hold this address, in the order of the list: who asks shows which one it is."""
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return list(dict.fromkeys(client for network, client in self._entries if address in network))
 
     def _remember(self, host: str) -> Client | None:
         if len(self._found) >= SOURCES_CACHED_MAX:

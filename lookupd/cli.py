@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.log import log
 from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
 from lookupd.config import read_config
@@ -169,8 +170,10 @@ def _try_deep(settings: Config) -> None:
     from lookupd.fastpath import choose
     from lookupd.store.reader import Reader
     from lookupd.transports.sockets import bind
+    from lookupd.web.guard import look_at_files
 
     choose(settings.engine.udp)
+    look_at_files(settings)
     with ExitStack() as bound:  # all at a time: two of them may be in each other's way
         for _, endpoint in settings.endpoints():
             bound.enter_context(closing(bind(endpoint)))
@@ -538,6 +541,7 @@ def engine(as_json: bool) -> None:
         click.echo(f"engine: python: {missing}" if missing else "engine: native")
 
 
+cli.add_command(log)
 cli.add_command(usage)
 cli.add_command(probe)
 

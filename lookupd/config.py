@@ -13,9 +13,11 @@ import msgspec
 
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
+from lookupd.http_settings import check_http
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.probe.servers import check_probe
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
+from lookupd.query_record import check_query_log
 from lookupd.settings import (
     FEED_NAME,
     FLEET,
@@ -139,13 +141,10 @@ def _check(config: Config) -> None:
     if config.limits.history < 184 * 86_400:
         raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
     _check_limits(config.limits)
-    for key, url in (("sync.peer", config.sync.peer), ("replica.peer", config.replica.peer)):
-        if url and not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{key}: {url}: write it like http://192.0.2.7:9474")
-    if config.sync.http is not None:
-        _check_url("sync.http", config.sync.http, ("http", "https"))
     check_probe(config.probe)
+    _check_http(config)
     _check_engine(config)
+    check_query_log(config)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)
@@ -221,12 +220,19 @@ def _check_listen(config: Config) -> None:
             _check_url(f"listen.{name}", url, transports)
             if name == "pdb" and ":" in parse_endpoint(url).host:
                 raise ConfigError(f"listen.pdb: {url}: pdb clients speak IPv4 only")
-    if config.probe.http is not None:
-        _check_url("probe.http", config.probe.http, ("http", "https"))
     endpoints = [(e.protocol, e.host, e.port) for _, e in config.endpoints()]
     for endpoint_key in endpoints:
         if endpoint_key[2] and endpoints.count(endpoint_key) > 1:
             raise ConfigError(f"listen: {endpoint_key[1]} port {endpoint_key[2]}/{endpoint_key[0]} is named twice")
+
+
+def _check_http(config: Config) -> None:
+    others = {"sync.http": config.sync.http, "probe.http": config.probe.http}
+    for key, url in others.items():
+        if url is not None:
+            _check_url(key, url, TRANSPORTS["http"])
+    urls = [*(("listen.http", url) for url in config.listen.http_urls), *others.items()]
+    check_http(config, [(key, parse_endpoint(url)) for key, url in urls if url is not None])
 
 
 def _check_client(where: str, client: ClientSettings, config: Config) -> None:

@@ -36,7 +36,9 @@ from lookupd.observe.serving import ServingSeconds
 from lookupd.observe.usage_metrics import UsageMetrics
 from lookupd.pair import Pair
 from lookupd.pair_watch import PairWatch
+from lookupd.peer_keys import PeerKeys, read_peer_keys
 from lookupd.protocols.framings import FRAMINGS
+from lookupd.query_log import QueryLog
 from lookupd.second_look import warnings
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.status import ENGINE_HEADER, PEER_HEADER
@@ -52,6 +54,7 @@ from lookupd.transports.listeners import Listener, end, is_udp
 from lookupd.transports.sockets import bind, close_all, share
 from lookupd.transports.tcp import TcpListener
 from lookupd.usage import Usages
+from lookupd.web.guard import Secrets, secrets_of_daemon
 from lookupd.web.store import StoreForPeers
 from lookupd.web.vitals import VitalSigns
 
@@ -86,34 +89,28 @@ class Daemon:
         engine_name = fastpath.choose(config.engine.udp)
         self.metrics = Metrics(self.engine, engine_name)
         self.usages = Usages(config, self.metrics.client_usage)
-        self.metrics.add(UsageMetrics(self.usages))
         self.path = self._make_path(engine_name)
+        self.query_log = QueryLog(self.path.tap)
         self.access = self._take_clients(config)
         self.vitals = VitalSigns(self.metrics)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
         peer = config.replica.peer
         withdrawn = legacy.withdrawn if legacy is not None and peer else None
         pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
-        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair) if peer else None
+        self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair, self._peer_keys) if peer else None
         self.engine.withdrawn = withdrawn
-        self.metrics.add(PairMetrics(self.engine, self.watch))
         self.serving = ServingSeconds(follows=predecessor is not None)
-        self.metrics.add(MachineMetrics(self.engine, lambda: self.config, self.serving))
-        self.site = web.Site(
-            self.engine,
-            self.metrics,
-            config=lambda: self.config,
-            config_path=config_path,
-            readiness=self.readiness,
-            begin_batch=self.begin_batch,
-            store=self.for_peers,
-            watch=self.watch,
-            vitals=self.vitals,
-            engine_name=engine_name,
-        )
+        self.site = self._make_site(engine_name)
+        self.secrets = Secrets()
         self.listeners: dict[Key, Listener] = {}
         self.listener_metrics = ListenerMetrics(self.listeners_now)
-        self.metrics.add(self.listener_metrics)
+        self.metrics.add(
+            UsageMetrics(self.usages),
+            self.query_log,
+            PairMetrics(self.engine, self.watch),
+            MachineMetrics(self.engine, lambda: self.config, self.serving),
+            self.listener_metrics,
+        )
         self._stopping = asyncio.Event()
         self._draining = False
         self._failure: BaseException | None = None
@@ -131,6 +128,21 @@ class Daemon:
         self._store_trouble: str | None = None
         self._readers_checked_at = time.monotonic()
 
+    def _make_site(self, engine_name: str) -> web.Site:
+        """What whoever answers over HTTP sees of us."""
+        return web.Site(
+            self.engine,
+            self.metrics,
+            config=lambda: self.config,
+            config_path=self.config_path,
+            readiness=self.readiness,
+            begin_batch=self.begin_batch,
+            store=self.for_peers,
+            watch=self.watch,
+            vitals=self.vitals,
+            engine_name=engine_name,
+        )
+
     def _make_path(self, engine_name: fastpath.EngineName) -> FastPath:
         if engine_name == "native":
             from lookupd.fastpath.native import NativePath
@@ -141,6 +153,7 @@ class Daemon:
     def _take_clients(self, config: Config) -> Access:
         clients = (*config.clients, ClientSettings(OWN_NAME, (), enum=config.enum, sip=config.sip))
         access = self.path.make_access(clients)
+        self.query_log.use_clients(access, config.query_log)
         self.usages.use_accounts({client.name: client.account for client in config.clients})
         self.metrics.watch_clients([client.name for client in clients], access)
         self.path.use_terms(access)
@@ -194,12 +207,14 @@ class Daemon:
         """Open the store if it is there, then every listener. Raises ConfigError."""
         for warning in warnings(self.config):
             log("config_warning", message=warning)
+        self.secrets = secrets_of_daemon(self.config)
+        self.query_log.use(self.config.query_log)
         await self._open_store()
         if self.watch is not None:
             await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
         if self.predecessor is not None:
             await self.predecessor.prepared(self.readiness())
-        await self._open_listeners(self.config)
+        await self._open_listeners(self.config, self.secrets)
         for sock in self.inherited.take_rest():
             log("socket_unused", address=describe(sock), reason="no listener of the configuration is there")
             sock.close()
@@ -260,6 +275,7 @@ class Daemon:
             for listener in self.listeners.values():
                 await end(listener)
             self.listeners.clear()
+        await self.query_log.close()
         if self.watch is not None:
             await self.watch.close()
         if self.engine.reader is not None:
@@ -372,20 +388,20 @@ class Daemon:
 
     # -- listeners ---------------------------------------------------------------------------------------
 
-    async def _open_listeners(self, config: Config) -> None:
+    async def _open_listeners(self, config: Config, secrets: Secrets) -> None:
         """Those of the configuration that are not open yet; all of them or none. Raises ConfigError."""
         opened: dict[Key, Listener] = {}
         try:
             for key in config.endpoints():
                 if key not in self.listeners:
-                    opened[key] = await self._open_listener(*key, config)
+                    opened[key] = await self._open_listener(*key, config, secrets)
         except BaseException:
             for listener in opened.values():
                 await end(listener)
             raise
         self.listeners.update(opened)
 
-    async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config) -> Listener:
+    async def _open_listener(self, dialect: str, endpoint: Endpoint, config: Config, secrets: Secrets) -> Listener:
         if dialect != "http":
             self.metrics.counters(dialect, endpoint.transport)  # at zero from the start, not from the first query
         given = self.inherited.claim(dialect, endpoint)
@@ -405,9 +421,22 @@ class Daemon:
                 self.metrics.connections(dialect),
             )
         else:
-            listener = HttpListener(sock, self.access, self.metrics, self.readiness, web.routes(self.site), self._told)
+            listener = HttpListener(
+                sock,
+                self.access,
+                self.metrics,
+                self.readiness,
+                web.routes(self.site),
+                self._told,
+                endpoint=endpoint,
+                secrets=secrets,
+            )
         await listener.start()
         return listener
+
+    def _peer_keys(self) -> PeerKeys:
+        """What the peer is asked with. Raises ConfigError."""
+        return read_peer_keys(self.config.replica, self.config.replica.peer)
 
     def _told(self) -> dict[str, str]:
         """For `lookupd status`, in the headers of /readyz."""
@@ -444,7 +473,10 @@ class Daemon:
                 return done
             if changed is not None:
                 raise ConfigError(f"{self.config_path}: [{changed}] changed: that needs a restart; nothing was changed")
-            await self._open_listeners(config)
+            secrets = secrets_of_daemon(config, self.secrets)
+            if self.watch is not None:
+                await self.watch.renew()
+            await self._open_listeners(config, secrets)
         except ConfigError as error:
             self.metrics.reloads["rejected"] += 1
             log("config_rejected", reason=error)
@@ -457,12 +489,16 @@ class Daemon:
             await end(ending)
         self.config = config
         use_format(config.log.format)
+        self.query_log.use(config.query_log)
         self.engine.plan = plan
         self.engine.stale_after = config.limits.stale_after
         before, self.access = self.access, self._take_clients(config)
         before.retire()
+        self.secrets = secrets
         for listener in self.listeners.values():
             listener.use_access(self.access)
+            if isinstance(listener, HttpListener):
+                listener.use_secrets(self.secrets)
         self.metrics.reloads["applied"] += 1
         log("config_applied", path=self.config_path)
         return True

@@ -74,7 +74,9 @@ class Watch:
     def __init__(self, config: Config, file: Path, interval: float, bad: int = HEALTH_BAD) -> None:
         """bad: what the file says while we are not healthy. Raises ConfigError where nothing can be asked."""
         if config.local_http is None:
-            raise ConfigError("listen.http: no http:// on loopback: the health check asks its /readyz: add one")
+            raise ConfigError(
+                'listen.http: no http:// on loopback: the health check asks its /readyz: add "http://127.0.0.1:9474"'
+            )
         self._http = parse_endpoint(config.local_http)
         self._config = config
         self._file, self._interval, self._bad = file, interval, bad

@@ -216,8 +216,17 @@ HTTP_LINE_BYTES_MAX = 256
 HTTP_LINES_PER_SLICE = 200
 """Lines that are answered before others have their turn: about 2 ms."""
 
+HTTP_LINES_MAX = 1_000_000
+"""Lines of one request: their answers are 200 MB. More come in another one."""
+
+HTTP_BODY_SECONDS = 600.0
+"""How long a body may take in all: a client that wants fewer lines a second does without for a while."""
+
 HTTP_ENTRIES_MAX = 500
-"""Entries of the journal in one answer: each costs some look-ups, and calls over TCP wait meanwhile."""
+"""Entries of the journal in one answer: a few hundred kilobytes."""
+
+HTTP_ENTRIES_PER_SLICE = 50
+"""Entries that are read before others have their turn: a few milliseconds."""
 
 HTTP_ENTRIES_SCANNED_MAX = 2000
 """Entries that one request passes over in search of those that were asked for; the next one goes on from there."""
@@ -496,6 +505,36 @@ HEALTH_ANSWER_BYTES_MAX = 4096
 LEDGER_WAIT_SECONDS = 5.0
 """How long a ledger that another process writes is waited for: it holds the file for milliseconds."""
 
+# -- the query log ---------------------------------------------------------------------------------------
+
+QUERY_LOG_QUEUE_MAX = 65_536
+"""Records that a worker, or the Python path, keeps until they are written: 7 MB, and a tenth of a second of more
+queries than a core answers."""
+
+QUERY_LOG_DRAIN_SECONDS = 0.1
+"""Between two writings: what `lookupd log --follow` waits for at most, and ten wake-ups a second cost nothing."""
+
+QUERY_LOG_PIECE_BYTES = 262_144
+"""Of one write: what a file may go over its size by while two processes write it, and what is lost with a full disk."""
+
+QUERY_LOG_FILE_BYTES_MIN = 65_536
+"""A smaller file would be turned over more than once for each lot of records."""
+
+QUERY_LOG_FILES_MAX = 200
+"""Of one log: `lookupd log` has all of them open at a time."""
+
+QUERY_LOG_SAMPLE_MAX = 1_000_000_000
+"""One of so many queries: what the native engine's word holds, with room."""
+
+QUERY_LOG_TURN_SECONDS = 1.0
+"""How long another process may hold a file that is to be turned over: it does for microseconds."""
+
+QUERY_LOG_LINE_BYTES_MAX = 16_384
+"""Of a line that `lookupd log` reads: ours are under 400 bytes beside a client's name; what is longer is damage."""
+
+QUERY_LOG_STOP_SECONDS = 2.0
+"""How long the end of the daemon waits for the last records: a disk that hangs must not keep it."""
+
 LEDGER_WAITING_MAX = 100_000
 """Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
 twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""
@@ -525,6 +564,62 @@ USAGE_NAMES_MAX = 20
 
 CERTIFICATE_FILE_BYTES_MAX = 1 << 20
 """Of a file with certificates, read when its expiry is told: an authority's bundle of hundreds is a fifth of it."""
+
+# -- HTTP listeners --------------------------------------------------------------------------------------
+
+HTTP_CONNECTIONS_MAX = 256
+"""At a time, of one listener: operators, scrapers and a peer need a dozen; each costs about 100 kB at its worst."""
+
+HTTP_CONNECTIONS_PER_SOURCE_MAX = 64
+"""At a time, from one address: one client cannot take all the places."""
+
+HTTP_STRANGERS_MAX = 8
+"""At a time, from addresses on no client's list together: enough to be told so, too few to be in anybody's way."""
+
+HTTP_BACKLOG = 128
+"""Connections that wait to be accepted."""
+
+HTTP_HEAD_SECONDS = 10.0
+"""For TLS to be agreed, and again for the whole head of a request from its first byte: it is one packet."""
+
+HTTP_BODY_SECONDS = 60.0
+"""For the whole body of a request: 2 Mbit/s bring the largest."""
+
+HTTP_ANSWER_SECONDS = 30.0
+"""For 64 kB of an answer to be taken; who takes less than 2 kB a second is no reader."""
+
+HTTP_SEND_BUFFER_BYTES = 262_144
+"""In the kernel, for a connection: else it grows to megabytes for who reads nothing."""
+
+HTTP_LINGER_SECONDS = 2.0
+"""How long the body of a request that was refused is still read, so that the refusal arrives."""
+
+HTTP_HEAD_LINE_BYTES_MAX = 8190
+"""A request line, or a header: 64 blocks asked for by a peer have 1,300."""
+
+HTTP_HEADERS_MAX = 64
+"""Headers of a request; browsers send about 20."""
+
+HTTP_HOSTS_MAX = 16
+"""Names that a listener may be called by."""
+
+HTTP_SCRAPES_PER_SECOND = 20
+"""Times that metrics are made anew; who asks more often gets those of up to 1/20 s before."""
+
+TOKEN_CHARS_MIN = 20
+"""Of a bearer token: 120 bits if drawn at random, which nobody guesses."""
+
+TOKEN_CHARS_MAX = 256
+"""As much as fits a header with room; 43 are 256 bits."""
+
+TOKENS_MAX = 2
+"""In one file: the old and the new one, while one replaces the other."""
+
+TOKEN_FILE_BYTES_MAX = 4096
+"""What is read of a token file: two tokens and their line ends have under 600."""
+
+PEM_FILE_BYTES_MAX = 1 << 20
+"""What is read of a certificate or key: a bundle of all public authorities has 230 kB."""
 
 # -- the probe -------------------------------------------------------------------------------------------
 
@@ -583,6 +678,3 @@ PROBE_FILE_BYTES_MAX = 16 << 20
 
 PROBE_LEDGERS_MAX = 64
 """That one report adds up."""
-LEDGER_WAITING_MAX = 100_000
-"""Hours and keys that wait in memory for a file that cannot be written, about 30 MB: four days of 50 clients with
-twenty combinations of dialect and result each. What is beyond is lost, and counted as lost."""

@@ -24,12 +24,20 @@ from lookupd.limits import (
 )
 from lookupd.observe.log import log
 from lookupd.pair import Pair, PairState, Verdict, View
+from lookupd.peer_keys import NO_KEYS, PeerKeys, tls_trouble
 from lookupd.settings import FEED_NAME
 from lookupd.store.portable import StoreState
 
 POLL_RESULTS = ("ok", "unreachable", "timeout", "refused", "wrong")
 """What becomes of a look; the closed set of a metric's label. unreachable: no connection, or one that ends. refused:
 another HTTP status than 200. wrong: bytes that are not a replica's state."""
+
+_HINTS = {
+    401: ": it takes neither our token nor our certificate: replica.peer_token_file, or peer_certificate",
+    403: ": is this machine on its [[client]] list, as a peer?",
+    421: ": name the host of replica.peer in its http.hosts",
+}
+"""What to look at, by HTTP status."""
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _READ_BYTES = 16_384
@@ -53,14 +61,17 @@ class PairWatch:
         tell: Callable[[], StoreState | None],
         withdraw: Callable[[str | None], None],
         pair: Pair | None = None,
+        keys: Callable[[], PeerKeys] = lambda: NO_KEYS,
     ) -> None:
-        """url: `replica.peer`. tell: what we say of ourselves. withdraw: stand back for this reason; None = serve."""
+        """url: `replica.peer`. tell: what we say of ourselves. withdraw: stand back for this reason; None = serve.
+        keys: what we show, read anew by `renew`. Raises what keys raises."""
         self.pair = pair or Pair()
         self.peer: StoreState | None = None
         self.up = False
         self.polls = dict.fromkeys(POLL_RESULTS, 0)
         self._url = f"{url.rstrip('/')}/v1/store/state"
         self._tell, self._withdraw = tell, withdraw
+        self._read_keys, self._keys = keys, keys()
         self._session: aiohttp.ClientSession | None = None
         self._told_down = ""
 
@@ -92,10 +103,16 @@ class PairWatch:
                 self.pair.hear(ours, theirs, asyncio.get_running_loop().time())
         self._act(before, self.view)
 
+    async def renew(self) -> None:
+        """From now on with the keys that the files hold now. Raises ConfigError; then with those from before."""
+        self._keys = self._read_keys()
+        await self.close()
+
     async def close(self) -> None:
         """Close the connection."""
-        if self._session is not None:
-            await self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     def summary(self) -> str:
         """In a line, for `lookupd status`."""
@@ -120,21 +137,21 @@ class PairWatch:
             ):
                 if reply.status != 200:
                     reply.close()
-                    hint = ": is this machine on its [[client]] list, as a peer?" if reply.status == 403 else ""
-                    raise PeerUnusable("refused", f"HTTP {reply.status}{hint}")
+                    raise PeerUnusable("refused", f"HTTP {reply.status}{_HINTS.get(reply.status, '')}")
                 return checked(await _bounded(reply))
         except TimeoutError:
             raise PeerUnusable("timeout", f"no whole answer in {PEER_POLL_TIMEOUT_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PeerUnusable("unreachable", f"{type(error).__name__}: {str(error)[:WORDS_CHARS_MAX]}") from None
+            words = tls_trouble(error) or f"{type(error).__name__}: {str(error)[:WORDS_CHARS_MAX]}"
+            raise PeerUnusable("unreachable", words) from None
 
     def _client(self) -> aiohttp.ClientSession:
         """One session for all looks. It follows nobody, keeps no cookies and unpacks nothing."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=1),
+                connector=aiohttp.TCPConnector(limit=1, ssl=self._keys.context or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"},
+                headers={"Accept-Encoding": "identity", **self._keys.headers},
                 auto_decompress=False,
             )
         return self._session

@@ -22,7 +22,8 @@ EXAMPLE_RN = "00000"
 
 def warnings(config: Config) -> list[str]:
     """One sentence each, with the setting before it. The configuration has been checked."""
-    found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config), *_of_settlement(config)]
+    found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config), *_of_https(config)]
+    found += _of_settlement(config)
     for where, enum in _served(config, "enum", lambda client: client.enum):
         found += _of_enum(where, enum, config)
     for where, sip in _served(config, "sip", lambda client: client.sip):
@@ -82,6 +83,16 @@ def _of_settlement(config: Config) -> Iterator[str]:
     for client in config.clients if config.settlement.per_query else ():
         if not client.account:
             yield f"client {client.name}: has no account: what it asks is charged to the one without a name"
+
+
+def _of_https(config: Config) -> Iterator[str]:
+    """A client that is answered over UDP may well have nothing to show."""
+    if not any(endpoint.transport == "https" for _, endpoint in config.endpoints()):
+        return
+    for client in config.clients:
+        beyond = not all(ipaddress.ip_network(source).is_loopback for source in client.sources)
+        if beyond and not client.token_file and not client.certificate:
+            yield f"client {client.name}: has neither token_file nor certificate: over https it is refused"
 
 
 def _served(config: Config, dialect: str, of: Callable[[ClientSettings], Profile]) -> Iterator[tuple[str, Profile]]:

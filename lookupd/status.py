@@ -22,6 +22,9 @@ from lookupd.units import format_time
 
 DAEMON_TIMEOUT_SECONDS = 2.0
 
+NOT_LOCAL = 'cannot be asked from here without a key: add "http://127.0.0.1:9474" to listen.http'
+"""Where listen.http is beyond loopback alone."""
+
 SAID_BYTES_MAX = 400
 """Of why the daemon is not ready: a sentence with a path, or one with the peer's name."""
 
@@ -115,7 +118,7 @@ def _ask_daemon(config: Config) -> tuple[str | None, str | None, str | None]:
     """What its /readyz says, its engine, and how it stands to its peer; None where it has no HTTP listener, or does not
     tell."""
     if config.local_http is None:
-        return None, None, None
+        return (NOT_LOCAL if config.listen.http_urls else None), None, None
     try:
         directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with directly.open(f"{config.local_http}/readyz", timeout=DAEMON_TIMEOUT_SECONDS) as reply:

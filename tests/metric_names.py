@@ -93,8 +93,9 @@ async def collect_daemon(folder: Path, engine: str) -> list[Described]:
     """With everything configured that has metrics of its own, and a peer that answers."""
     here, there = (make_store(folder / f"{engine}-{name}") for name in ("here", "there"))
     port = free_port()
-    peer = there.config('[replica]\nname = "b"\n', listen=f'http = "http://127.0.0.1:{port}"')
     made = make_certificates(folder / f"{engine}-certificates")
+    shown = f'[replica]\nname = "b"\n[http]\ncertificate = "{made.certificate}"\nkey = "{made.key}"\n'
+    peer = there.config(shown, listen=f'http = "https://127.0.0.1:{port}"')
     here.engine = engine
     config = here.config(everything(here, made, port), listen=every_listener())
     with run_daemon(peer):
@@ -125,7 +126,7 @@ def every_listener() -> str:
 def everything(bench: Workbench, made: Certificates, port: int) -> str:
     """Sections with all that is told of."""
     return (
-        f'[replica]\nname = "a"\npeer = "http://127.0.0.1:{port}"\npeer_ca = "{made.authority}"\n'
+        f'[replica]\nname = "a"\npeer = "https://127.0.0.1:{port}"\npeer_ca = "{made.authority}"\n'
         f'peer_certificate = "{made.certificate}"\npeer_key = "{made.key}"\n'
         f'[http]\ncertificate = "{made.certificate}"\nkey = "{made.key}"\nclient_ca = "{made.authority}"\n'
         f'[query_log]\npath = "{bench.folder}/queries.log"\n'

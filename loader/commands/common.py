@@ -19,7 +19,7 @@ from lookupd.errors import ConfigError, LookupdError
 from lookupd.i18n import translate as _
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.numbering import Plan, load_plan
-from lookupd.settings import CLOCK_FILE, Config, Limits
+from lookupd.settings import CLOCK_FILE, Config, Limits, Replica
 
 if TYPE_CHECKING:
     from loader.files import FeedFile
@@ -31,7 +31,7 @@ SEQUENCES = click.IntRange(1, 10**18 - 1)  # what a file name has room for
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The store a command works on, and the plan and feed that go with it."""
+    """The store a command works on, and the plan and feed that go with it. peer: how the other replica is asked."""
 
     path: Path
     map_size: int
@@ -41,6 +41,7 @@ class Target(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     replica: str = ""
     clock: Path | None = None
+    peer: Replica = Replica()
 
     def now_millis(self) -> UnixMillis:
         """By the exchange's clock, if there is one: a jump that it refuses is refused here too, and told."""
@@ -110,6 +111,7 @@ def _target(config: Path | None, store: Path | None, country: str, as_json: bool
             settings.limits,
             settings.replica.name,
             settings.spool_path / CLOCK_FILE,
+            settings.replica,
         )
     if store is None:
         raise click.UsageError("name the store: --config FILE or --store DIR")

@@ -29,25 +29,28 @@ if TYPE_CHECKING:
 def compare(target: Target, url: str, show_numbers: bool, repair: bool, reason: str | None) -> None:
     """Compare this store with the other replica's, by digest, then by block. Exit code 6 if they differ.
 
-    URL is the other replica's listen.http; its [[client]] list must have this machine, as a peer. Reads only,
+    URL is the other replica's listen.http; its [[client]] list must have this machine, as a peer. For https,
+    --config says whom we believe and what we show: [replica] peer_ca, peer_token_file. Reads only,
     but for --repair: replicas at the same feed position are made equal, by corrections in the journal here.
 
     \b
-    Examples: lookupd-loader compare http://192.0.2.7:9474 --store /var/lib/lookupd/a
-              lookupd-loader compare http://192.0.2.7:9474 --config a.toml --repair --reason "noc: b is right"
+    Examples: lookupd-loader compare http://127.0.0.1:9475 --store /var/lib/lookupd/a
+              lookupd-loader compare https://192.0.2.7:9474 --config a.toml --repair --reason "noc: b is right"
     """
     from loader.compare import compare as compare_replicas
     from loader.peer import Peer
+    from lookupd.peer_keys import read_peer_keys
 
     if repair and not reason:
         raise click.UsageError('--repair needs --reason "who: why"')
     repaired = None
+    keys = read_peer_keys(target.peer, url)
     with open_reader(target) as reader:
-        result = compare_replicas(reader, Peer(url))
+        result = compare_replicas(reader, Peer(url, keys=keys))
     if repair and reason and result.result != "equal":
         repaired = _repair(target, result, url, parse_word("--reason", reason))
         with open_reader(target) as reader:
-            result = compare_replicas(reader, Peer(url))
+            result = compare_replicas(reader, Peer(url, keys=keys))
     if target.as_json:
         told = {"same_positions": result.same_positions, "repaired": msgspec.to_builtins(repaired)}
         click.echo(json.dumps(msgspec.to_builtins(result) | told))

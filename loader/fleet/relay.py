@@ -24,10 +24,11 @@ from lookupd.access import Access
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import FLEET_READ_SECONDS, RELAY_BACKOFF_SECONDS
 from lookupd.observe.log import log, use_format
-from lookupd.settings import Config, FeedSettings, parse_endpoint
+from lookupd.settings import Config, Endpoint, FeedSettings, parse_endpoint
 from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
 from lookupd.transports.sockets import bind
+from lookupd.web.guard import read_secrets
 
 WHO = "relay"
 """Among the engine's connections, and in the subjects of its answers, `_INBOX.relay.>`."""
@@ -188,9 +189,16 @@ class Relay:
         if self.config.sync.http is None:
             return None
         endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.metrics, self._readiness)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.metrics,
+            self._readiness,
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
     def _readiness(self) -> str | None:

@@ -21,6 +21,7 @@ from lookupd import __version__
 from lookupd.limits import FLEET_SEQUENCES_KEPT
 from lookupd.model import UnixMillis
 from lookupd.observe.disks import collect_disks
+from lookupd.observe.http_counts import HttpCounts
 
 TROUBLES = ("gap", "rejected")
 """Why a feed does not move; the closed set of a metric's label."""
@@ -61,8 +62,7 @@ class RelayMetrics(Collector):
         self.feeds: dict[str, RelayFeedMetrics] = {}
         self.keys: dict[str, tuple[PublicKey, ...]] = {}
         self.places: dict[str, Path] = {}
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.http = HttpCounts()
         self._link, self._followers = link, followers
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -92,6 +92,7 @@ class RelayMetrics(Collector):
         yield from self._collect_replicas()
         yield from collect_keys(self.keys)
         yield from collect_disks(self.places)
+        yield from self.http.collect("lookupd_relay_http")
 
     def _collect_feeds(self) -> Iterator[Metric]:
         for name, help_text, key in (

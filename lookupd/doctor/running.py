@@ -10,13 +10,16 @@ from pathlib import Path
 
 from lookupd.doctor.check import Check, Subject
 from lookupd.limits import DOCTOR_ANSWER_BYTES_MAX, DOCTOR_ASK_SECONDS
-from lookupd.settings import Config
+from lookupd.peer_keys import NO_KEYS, PeerKeys
+from lookupd.settings import Config, parse_endpoint
 from lookupd.socket_units import UNIT_FOLDERS, configured, held
 
 
-def ask(url: str) -> tuple[int, bytes]:
+def ask(url: str, keys: PeerKeys = NO_KEYS) -> tuple[int, bytes]:
     """Status and body of a GET, without a proxy, and without following anybody elsewhere. Raises OSError."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+    tls = [] if keys.context is None else [urllib.request.HTTPSHandler(context=keys.context)]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects(), *tls)
+    opener.addheaders = list(keys.headers.items())
     try:
         with opener.open(url, timeout=DOCTOR_ASK_SECONDS) as reply:
             return reply.status, reply.read(DOCTOR_ANSWER_BYTES_MAX)
@@ -64,15 +67,21 @@ def look_at_daemon(subject: Subject) -> Iterator[Check]:
     """Whether it says that it answers from data."""
     url = subject.config.local_http
     if url is None:
-        yield Check("daemon", "warn", "listen.http is not set: nobody can ask how it is", "name an address for it")
+        message = "listen.http has no http:// on loopback: nothing on this machine can ask how it is without a key"
+        if not subject.config.listen.http_urls:
+            message = "listen.http is not set: nobody can ask how it is"
+        yield Check("daemon", "warn", message, 'add "http://127.0.0.1:9474" to listen.http')
         return
     yield _ready("daemon", url, f"systemctl status lookupd@{subject.config_path.stem}")
 
 
 def look_at_exchange(subject: Subject) -> Iterator[Check]:
     """The same of the loader, where it listens."""
-    if subject.config.sync.http is not None:
-        yield _ready("exchange", subject.config.sync.http, f"systemctl status lookupd-sync@{subject.config_path.stem}")
+    url = subject.config.sync.http
+    if url is not None and parse_endpoint(url).transport == "https":
+        yield Check("exchange", "ok", f"not asked: {url} wants a key")
+    elif url is not None:
+        yield _ready("exchange", url, f"systemctl status lookupd-sync@{subject.config_path.stem}")
 
 
 def _ready(name: str, url: str, way_out: str) -> Check:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.doctor.running import ask, one_line
-from lookupd.errors import StoreError
+from lookupd.errors import ConfigError, StoreError
+from lookupd.peer_keys import PeerKeys, read_peer_keys, tls_trouble
 from lookupd.settings import Config
 from lookupd.store.portable import StoreState
 from lookupd.store.schema import State, format_digest
@@ -27,8 +29,14 @@ def look(subject: Subject) -> Iterator[Check]:
         return
     url = config.peer.rstrip("/")
     try:
-        yield _of_readiness(url)
-        told = _state_of(url)
+        keys = read_peer_keys(config.replica, url)
+    except ConfigError as error:
+        yield Check("peer", "fail", str(error), "lookupd check-config --deep")
+        return
+    twin = _Twin(url, keys)
+    try:
+        yield _of_readiness(twin)
+        told = _state_of(twin)
     except _Trouble as trouble:
         yield trouble.check
         return
@@ -36,7 +44,7 @@ def look(subject: Subject) -> Iterator[Check]:
         message = f"it is called {told.replica!r} as we are: is it this replica itself?"
         yield Check("peer", "warn", message, "give each replica.name of its own, and name the other in replica.peer")
     if subject.store is not None:
-        yield _compared_twice(url, subject.store.state, told, config)
+        yield _compared_twice(twin, subject.store.state, told, config)
 
 
 class _Trouble(Exception):
@@ -47,16 +55,27 @@ class _Trouble(Exception):
         self.check = Check("peer", "fail", message, way_out)
 
 
-def _asked(url: str) -> tuple[int, bytes]:
+class _Twin(NamedTuple):
+    """Where it is asked, and with what."""
+
+    url: str
+    keys: PeerKeys
+
+
+def _asked(twin: _Twin, path: str) -> tuple[int, bytes]:
     try:
-        return ask(url)
+        return ask(twin.url + path, twin.keys)
     except OSError as error:
+        if words := tls_trouble(error):
+            raise _Trouble(f"{twin.url}: {words}", "docs/http-security.md") from None
         reason = getattr(error, "reason", error)
-        raise _Trouble(f"no answer at {url}: {reason}", "see that it runs, and that its port is let through") from None
+        message = f"no answer at {twin.url}{path}: {reason}"
+        raise _Trouble(message, "see that it runs, and that its port is let through") from None
 
 
-def _of_readiness(url: str) -> Check:
-    status, body = _asked(f"{url}/readyz")
+def _of_readiness(twin: _Twin) -> Check:
+    url = twin.url
+    status, body = _asked(twin, "/readyz")
     if status == 200:
         return Check("peer", "ok", f"{url} is ready")
     if status == 403:
@@ -66,8 +85,14 @@ def _of_readiness(url: str) -> Check:
     return Check("peer", "warn", f"{url}: {one_line(body)}", "run lookupd doctor there")
 
 
-def _state_of(url: str) -> StoreState:
-    status, body = _asked(f"{url}/v1/store/state")
+def _state_of(twin: _Twin) -> StoreState:
+    url = twin.url
+    status, body = _asked(twin, "/v1/store/state")
+    if status == 401:
+        raise _Trouble(
+            f"{url} knows neither our token nor our certificate: {one_line(body)}",
+            "replica.peer_token_file, and token_file of the [[client]] there that we are",
+        )
     if status == 403:
         raise _Trouble(
             f"{url} does not take us for its peer: {one_line(body)}",
@@ -81,13 +106,13 @@ def _state_of(url: str) -> StoreState:
     return told
 
 
-def _compared_twice(url: str, ours: State, theirs: StoreState, config: Config) -> Check:
+def _compared_twice(twin: _Twin, ours: State, theirs: StoreState, config: Config) -> Check:
     found = compared(ours, theirs)
     if found.result == "ok":
         return found
     time.sleep(_SETTLE_SECONDS)
     try:
-        return compared(read_store(config).state, _state_of(url))
+        return compared(read_store(config).state, _state_of(twin))
     except (StoreError, _Trouble):
         return found
 

@@ -24,13 +24,13 @@ class EnumResponder(Tallies):
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, udp: bool) -> None:
         """udp: answers are bounded, and addresses may be forged."""
-        super().__init__(counters)
-        self._engine = engine
+        super().__init__(engine, counters)
         self._udp = udp
 
     def respond(self, message: bytes, client: Client, now_ns: int, peer: Peer) -> bytes | None:
         """See Responder."""
         self.counters.received += 1
+        self._client, self._host = client, peer[0]
         usage = client.usage["enum"]
         try:
             query = dns.decode_query(message)
@@ -48,11 +48,12 @@ class EnumResponder(Tallies):
         if found is None:
             self.tell_fault("not_a_query", usage)
             return dns.encode_reply(query, dns.REFUSED)
-        if not self._engine.usable:
-            self.tell_answer(_UNAVAILABLE, usage)
-            return dns.encode_reply(query, dns.SERVFAIL)
         zone, head = found
         digits = enum_dns.digits_of(head) if head not in zone.inside else None
+        if not self._engine.usable:
+            asked = None if digits is None else self._engine.plan.digits("+" + digits)
+            self.tell_answer(_UNAVAILABLE, usage, asked)
+            return dns.encode_reply(query, dns.SERVFAIL)
         if digits is None:
             self.tell_other(usage)
             return self._reply(query, *enum_dns.own_records(zone, head, query, self._engine.serial))
@@ -70,12 +71,14 @@ class EnumResponder(Tallies):
 
     def _answer(self, query: Query, profile: Profile, zone: Zone, head: bytes, digits: str, usage: Usage) -> bytes:
         engine = self._engine
-        outcome, route, _ = engine.find(engine.plan.digits("+" + digits))
+        asked = engine.plan.digits("+" + digits)
+        outcome, route, _ = engine.find(asked)
         parts = profile.parts(outcome, route)
         if outcome is _UNAVAILABLE or (outcome is _PORTED and parts == (None, None)):
-            self.tell_answer(_UNAVAILABLE, usage)  # no data, or no route to tell: `npdi` alone would be a wrong answer
+            # No data, or no route to tell: `npdi` alone would be a wrong answer.
+            self.tell_answer(_UNAVAILABLE, usage, asked)
             return dns.encode_reply(query, dns.SERVFAIL)
-        self.tell_answer(outcome, usage)
+        self.tell_answer(outcome, usage, asked, route)
         option = profile.option(engine.serial, engine.age_seconds)
         if parts is None:
             exists = engine.has_under(digits, ranges=profile.answers_unported)

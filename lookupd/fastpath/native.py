@@ -26,9 +26,11 @@ from lookupd.numbering import Plan
 from lookupd.observe.counters import Usage
 from lookupd.observe.metrics import Metrics
 from lookupd.profiles import EnumSettings, SipSettings
-from lookupd.settings import ClientSettings, Config, Endpoint
+from lookupd.query_record import OUTCOMES
+from lookupd.settings import ClientSettings, Config, Endpoint, QueryLogSettings
 from lookupd.store.reader import Reader
 from lookupd.store.rights import refuse_without_lock
+from lookupd.tap import Tap
 from lookupd.transports.sockets import bind_shared, cannot_listen, close_all, share
 
 
@@ -105,6 +107,7 @@ class NativePath:
         self._tag_seed = tag_seed
         nobody = NativeAccess(())
         self._service = _native.Service(None, _plan(engine.plan), engine.stale_after, nobody.native)
+        self.tap = NativeTap(self._service)
         self._frames: dict[str, _native.Responder] = {}
         metrics.watch_native(self._service)
 
@@ -193,15 +196,46 @@ class NativeAccess(Access):
         super().set_own(host, port)
         self.native.set_own(host, port)
 
+    def set_tapped(self, tapped: list[bool]) -> None:
+        """See Access."""
+        super().set_tapped(tapped)
+        self.native.set_tapped(tapped)
+
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
         counted = self.native.usage()
         return [[*dialects, client.usage["http"]] for dialects, client in zip(counted, self.clients, strict=True)]
 
 
+class NativeTap(Tap):
+    """See Tap: the workers note by themselves; Python notes what it answers without them."""
+
+    def __init__(self, service: _native.Service) -> None:
+        super().__init__()
+        self._service = service
+
+    def use(self, settings: QueryLogSettings) -> None:
+        """See Tap."""
+        super().use(settings)
+        wanted = settings.outcomes or OUTCOMES
+        mask = sum(1 << at for at, outcome in enumerate(OUTCOMES) if outcome in wanted)
+        self._service.use_tap(self.sample, mask, settings.numbers == "full")
+
+    def drain(self) -> tuple[bytes, int]:
+        """See Tap. The interpreter runs on while the native lines are written."""
+        ours, count = super().drain()
+        theirs, more = self._service.drain_tap()
+        return ours + theirs, count + more
+
+    def lost(self) -> int:
+        """See Tap."""
+        return super().lost() + self._service.tap_lost()
+
+
 class NativeRule(NamedTuple):
     """See `_native.ClientRule`."""
 
+    name: str
     queries_per_second: int
     queries_per_prefix: int
     sources: list[str]
@@ -212,6 +246,7 @@ class NativeRule(NamedTuple):
 def native_rule(client: ClientSettings) -> NativeRule:
     """A client as the native engine takes it."""
     return NativeRule(
+        client.name,
         client.queries_per_second,
         client.queries_per_prefix,
         [str(ip_network(source)) for source in client.sources],

@@ -10,6 +10,7 @@ from lookupd.access import Access, Client
 from lookupd.fastpath.batch import Peer
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.store.reader import Reader
+from lookupd.tap import Tap
 
 
 class Listener(Protocol):
@@ -60,6 +61,11 @@ class FrameResponder(Protocol):
 
 class Path(Protocol):
     """One engine, as the daemon drives it. All calls come from the event loop's thread."""
+
+    @property
+    def tap(self) -> Tap:
+        """What the query log has of what it answers."""
+        ...
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from lookupd.observe.metrics import Metrics
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.store.reader import Reader
 from lookupd.store.rights import refuse_without_lock
+from lookupd.tap import Tap
 from lookupd.transports.sockets import bind, share
 from lookupd.transports.udp import UdpListener, UdpListeners
 
@@ -27,6 +28,7 @@ class PythonPath:
 
     def __init__(self, engine: Engine, metrics: Metrics, begin_batch: Callable[[], None], tag_seed: int) -> None:
         """tag_seed: see `protocols.sip.make_tag`."""
+        self.tap = Tap()
         self._engine = engine
         self._metrics = metrics
         self.begin_batch = begin_batch
@@ -62,6 +64,13 @@ class PythonPath:
         """See Path: the one reader of the process is pinned anew every second."""
 
     def _responder(self, dialect: str, transport: str, config: Config) -> Responder:
+        responder = self._make_responder(dialect, transport, config)
+        responder.tap = self.tap
+        return responder
+
+    def _make_responder(
+        self, dialect: str, transport: str, config: Config
+    ) -> PdbResponder | EnumResponder | SipResponder | NpqResponder:
         counters = self._metrics.counters(dialect, transport)
         if dialect == "pdb":
             settings = config.pdb

@@ -12,7 +12,7 @@ from lookupd.engine import Engine, Found
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.batch import Peer, Tallies
 from lookupd.limits import AMPLIFICATION_MAX, SIP_DATAGRAM_BYTES_MAX, TN_DIGITS_MIN
-from lookupd.model import Outcome
+from lookupd.model import Outcome, Route
 from lookupd.observe.counters import QueryCounters, Usage
 from lookupd.profiles import SipSettings
 from lookupd.protocols import sip
@@ -24,8 +24,8 @@ from lookupd.protocols.tel_parameters import carrier_code, routing_number
 class Verdict(NamedTuple):
     """What a request gets: a status and further header lines, and how that is counted.
 
-    outcome: of the number, None if none was looked up. fault: one of DROP_REASONS, "" = a request as it should be.
-    over_rate: refused for the client's rate.
+    outcome: of the number, None if none was looked up; digits, route: its own, for the query log. fault: one of
+    DROP_REASONS, "" = a request as it should be. over_rate: refused for the client's rate.
     """
 
     status: int
@@ -33,6 +33,8 @@ class Verdict(NamedTuple):
     outcome: Outcome | None = None
     fault: str = ""
     over_rate: bool = False
+    digits: str | None = None
+    route: Route | None = None
 
 
 _OVER_RATE = Verdict(503, (sip.RETRY_SOON,), over_rate=True)
@@ -59,14 +61,14 @@ class SipResponder(Tallies):
 
     def __init__(self, engine: Engine, counters: QueryCounters, *, udp: bool, tag_seed: int) -> None:
         """udp: messages are datagrams, whose sources may be forged. tag_seed: see `sip.make_tag`."""
-        super().__init__(counters)
-        self._engine = engine
+        super().__init__(engine, counters)
         self._udp = udp
         self._tag_seed = tag_seed
 
     def respond(self, message: bytes, client: Client, now_ns: int, peer: Peer) -> bytes | None:
         """See Responder. What never has an answer (keep-alive, ACK, a response) takes nothing of the allowance."""
         usage = client.usage["sip"]
+        self._client, self._host = client, peer[0]
         self.counters.received += 1
         self.reply_port = 0
         if is_blank(message):
@@ -89,7 +91,7 @@ class SipResponder(Tallies):
         host = peer[0].partition("%")[0]
         reply = sip.encode_reply(request, verdict.status, host, peer[1], self._tag_seed, verdict.lines)
         if self._udp and len(reply) > AMPLIFICATION_MAX * len(message):
-            self.drop("no_room", usage)
+            self.drop("no_room", usage, verdict.digits)
             return None
         self._tell(verdict, usage)
         if self._udp:
@@ -139,7 +141,10 @@ class SipResponder(Tallies):
             digits = plan.digits_in(target.context_digits, target.digits)
         else:
             digits = plan.digits(target.asked)
-        verdict = self._redirect(settings, target, digits, self._engine.find(digits))
+        found = self._engine.find(digits)
+        verdict = self._redirect(settings, target, digits, found)
+        if self.tap.sample:
+            verdict = verdict._replace(digits=digits, route=found[1])
         if settings.tell:
             header = sip.told(self._engine.serial, self._engine.age_seconds)
             verdict = verdict._replace(lines=(*verdict.lines, header))
@@ -178,6 +183,6 @@ class SipResponder(Tallies):
         elif verdict.fault:
             self.tell_fault(verdict.fault, usage)
         elif verdict.outcome is not None:
-            self.tell_answer(verdict.outcome, usage)
+            self.tell_answer(verdict.outcome, usage, verdict.digits, verdict.route)
         else:
             self.tell_other(usage)

@@ -36,6 +36,7 @@ AREAS = {
     "LK13": "The pair",
     "LK14": "Handing over",
     "LK15": "Supervision",
+    "LK16": "The query log",
     "LK17": "Usage",
     "LK20": "Files of a feed",
     "LK21": "Agreed moments and the clock",
@@ -83,6 +84,14 @@ EVENTS: dict[str, Event] = {
     "http_failed": Event(
         "LK1206", "error", _fields("message error"), "A request over HTTP met a fault of the program.", "Report it."
     ),
+    "http_accept_failed": Event(
+        "LK1207", "error", _fields("reason"), "No more connections over HTTP can be taken at the moment.",
+        "Raise LimitNOFILE, or see who holds them.", "load.md",
+    ),
+    "catalogue_unreadable": Event(
+        "LK1208", "warning", _fields("language error"), "The texts of a language cannot be read: the page is English.",
+        "Install the package anew.",
+    ),
     "peer_up": Event("LK1301", "info", _fields("peer serial digest"), "The other replica answers."),
     "peer_down": Event(
         "LK1302", "error", _fields("url result reason"), "The other replica does not answer.",
@@ -126,6 +135,12 @@ EVENTS: dict[str, Event] = {
         "LK1507", "error", (), "The loader waits for the store's disk; the watchdog is not fed.", "Look at the disk."
     ),
     "store_answers": Event("LK1508", "info", (), "The store's disk goes on."),
+    "query_log_lost": Event(
+        "LK1601", "warning", _fields("path reason"),
+        "Records of the query log cannot be written, and are lost until they can; answers go on.",
+        "See the reason: a folder that is gone, its rights, the disk; docs/query-log.md.",
+    ),
+    "query_log_resumed": Event("LK1602", "info", _fields("path lost"), "They are written again; so many were lost."),
     "usage_begun": Event("LK1701", "info", _fields("path"), "A new ledger of usage was begun."),
     "usage_unsaved": Event(
         "LK1702", "error", _fields("reason queries"),

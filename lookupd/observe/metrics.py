@@ -30,6 +30,7 @@ from lookupd.observe.counters import (
     QueryCounters,
     Usage,
 )
+from lookupd.observe.http_counts import HttpCounts
 
 RETIRED_AFTER_SECONDS = 60.0
 """After which nobody counts under a clients list that is no longer in force: a worker takes over the next one between
@@ -141,16 +142,16 @@ class Metrics(Collector):
         self.ready = False
         self.reloads = {"applied": 0, "rejected": 0}
         self.handovers = {"done": 0, "failed": 0}
-        self.http_refused = 0
-        self.http_malformed = 0
+        self.http = HttpCounts()
         self.started_at = time.time()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def add(self, collector: Collector) -> None:
-        """Tell what another part knows of itself, too."""
-        self._registry.register(collector)
+    def add(self, *collectors: Collector) -> None:
+        """Tell what other parts know of themselves, too."""
+        for collector in collectors:
+            self._registry.register(collector)
 
     def counters(self, dialect: str, transport: str) -> QueryCounters:
         """Where Python counts the queries of a dialect over a transport; the same ones each time."""
@@ -236,10 +237,7 @@ class Metrics(Collector):
             handovers.add_metric([result], count)
         yield handovers
         yield from self._collect_canary()
-        yield CounterMetricFamily(
-            "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
-        )
-        yield CounterMetricFamily("lookupd_http_malformed", "HTTP requests that are none.", self.http_malformed)
+        yield from self.http.collect("lookupd_http")
 
     def _collect_queries(self) -> Iterator[Metric]:
         place = ["dialect", "transport"]

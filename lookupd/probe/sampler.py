@@ -22,7 +22,7 @@ from lookupd.probe.asker import Asker, Sample
 from lookupd.probe.numbers import Drawn, FromFile, FromStore, Source
 from lookupd.probe.servers import parse_all
 from lookupd.probe.tally import COLUMNS, FILE, Place, Tally
-from lookupd.settings import Config, parse_endpoint
+from lookupd.settings import Config, Endpoint, parse_endpoint
 from lookupd.supervise import Supervisor
 
 
@@ -181,11 +181,19 @@ class Sampler:
             return None
         from lookupd.transports.http import HttpListener
         from lookupd.transports.sockets import bind
+        from lookupd.web.guard import read_secrets
 
         endpoint = parse_endpoint(self.config.probe.http)
-        listener = HttpListener(bind(endpoint), Access(self.config.clients), self.tally, lambda: None)
+        listener = HttpListener(
+            bind(endpoint),
+            Access(self.config.clients),
+            self.tally,
+            lambda: None,
+            endpoint=endpoint,
+            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
+        )
         await listener.start()
-        log("listening", http=f"http://{endpoint.host}:{listener.port}")
+        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
         return listener
 
 

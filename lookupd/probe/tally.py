@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from lookupd import __version__
 from lookupd.clients import Server
 from lookupd.ledger import HOUR_SECONDS, Ledger
+from lookupd.observe.http_counts import HttpCounts
 from lookupd.probe.asker import Result, Sample, Strays
 from lookupd.probe.histogram import BEYOND, BOUNDS_NS, bound_of
 
@@ -67,7 +68,7 @@ class Tally(Collector):
         self.places = [Place(server, wall()) for server in servers]
         self.saves = {"done": 0, "failed": 0}
         self.unkept = 0
-        self.http_refused = self.http_malformed = 0
+        self.http = HttpCounts()
         self._ledger = ledger
         self._wall = wall
         self._registry = CollectorRegistry()
@@ -127,10 +128,7 @@ class Tally(Collector):
         yield CounterMetricFamily(
             "lookupd_probe_unkept", "Counts that no report will have, as too much waited to be saved.", self.unkept
         )
-        yield CounterMetricFamily(
-            "lookupd_http_refused", "HTTP requests from addresses on no client's list.", self.http_refused
-        )
-        yield CounterMetricFamily("lookupd_http_malformed", "HTTP requests that are none.", self.http_malformed)
+        yield from self.http.collect("lookupd_probe_http")
 
     def _collect_seconds(self) -> Metric:
         seconds = HistogramMetricFamily(

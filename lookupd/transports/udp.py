@@ -12,7 +12,7 @@ from collections.abc import Callable
 from lookupd.access import Access
 from lookupd.fastpath.batch import Responder
 from lookupd.limits import DATAGRAM_BYTES_MAX, DATAGRAMS_PER_BATCH, REPLIES_JOINED_MAX
-from lookupd.observe.counters import DROPPED, LATE, UNKNOWN_CLIENT
+from lookupd.observe.counters import UNKNOWN_CLIENT
 from lookupd.transports.sockets import (
     IPPROTO_UDP,
     JOINED_SIZE,
@@ -152,9 +152,7 @@ class UdpListener:
             responder.counters.received += 1
             responder.counters.refused[UNKNOWN_CLIENT] += 1
         elif late:
-            responder.counters.received += 1
-            responder.counters.dropped[LATE] += 1
-            client.usage[responder.counters.dialect][DROPPED] += 1
+            responder.drop_late(client, peer)
         else:
             reply = responder.respond(datagram, client, now_ns, peer)
             if reply is None:

@@ -29,12 +29,16 @@ CLIENT: web.RequestKey[Client] = web.RequestKey("client")
 
 
 class Route(NamedTuple):
-    """method: GET (and so HEAD) or POST. needs: of the client's `may`, or to be a peer; None = nothing more."""
+    """method: GET (and so HEAD) or POST. needs: of the client's `may`, or to be a peer; None = nothing more.
+
+    streams: a body may come as long as it keeps coming, which the handler sees to.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     handler: Handler
     needs: Permission | Literal["peer"] | None
+    streams: bool = False
 
 
 class Site:

@@ -47,7 +47,11 @@ class Exchange:
             ):
                 if reply.status != 200:
                     return None, f"{url}: HTTP {reply.status}"
-                body = await reply.content.read(EXCHANGE_ANSWER_BYTES_MAX)
+                body = bytearray()
+                async for piece in reply.content.iter_any():
+                    body += piece
+                    if len(body) > EXCHANGE_ANSWER_BYTES_MAX:
+                        return None, f"{url}: the answer has more than {EXCHANGE_ANSWER_BYTES_MAX} bytes"
             told = msgspec.json.decode(body, type=dict[str, Any])
         except TimeoutError:
             return None, f"{url}: no answer within {EXCHANGE_ANSWER_SECONDS:g} s"

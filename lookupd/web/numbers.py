@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,14 +21,7 @@ from lookupd.access import Client
 from lookupd.errors import StoreError
 from lookupd.explain import explain, explain_as_of, view
 from lookupd.explain_dialects import dialect_answers
-from lookupd.limits import (
-    HTTP_ARRAY_BYTES_MAX,
-    HTTP_ARRAY_NUMBERS_MAX,
-    HTTP_LINE_BYTES_MAX,
-    HTTP_LINES_PER_SLICE,
-    HTTP_STALL_SECONDS,
-    NUMBER_CHARS_MAX,
-)
+from lookupd.limits import HTTP_LINES_PER_SLICE, HTTP_STALL_SECONDS, NUMBER_CHARS_MAX
 from lookupd.model import Answer, Outcome, UnixSeconds
 from lookupd.numbering import strip_separators
 from lookupd.observe.counters import DROP, DROPPED, OVER_RATE, RATE
@@ -37,11 +30,10 @@ from lookupd.store.schema import format_digest
 from lookupd.units import parse_time
 from lookupd.web import Route, Site, client_of, json_response
 from lookupd.web.errors import Problem, need
+from lookupd.web.questions import NDJSON, NO_QUESTION, Question, read_array, read_lines
 
-NDJSON = "application/x-ndjson"
 NOT_A_NUMBER = "not a number: write its digits, with + before a country code"
-_STATUS = {Outcome.UNAVAILABLE: 503, Outcome.REFUSED: 429}
-_FROM_DATA = frozenset({Outcome.PORTED, Outcome.NOT_PORTED, Outcome.NOT_ALLOCATED, Outcome.NOT_PORTABLE})
+_OUTCOMES = {outcome.label: outcome for outcome in Outcome}
 _DIALECTS = ("pdb", "enum", "sip")
 
 
@@ -57,7 +49,7 @@ class Numbers:
         return [
             Route("GET", "/v1/numbers/{number}", self._get, "query"),
             Route("GET", "/v1/numbers/{number}/explanation", self._explain, "history"),
-            Route("POST", "/v1/numbers", self._post, "query"),
+            Route("POST", "/v1/numbers", self._post, "query", streams=True),
         ]
 
     # -- one number --------------------------------------------------------------------------------------
@@ -67,15 +59,16 @@ class Numbers:
         moment = _moment(request)
         if moment is not None:
             need(request, "history")
-            return json_response(self._past(text, moment)["answer"])
+            return json_response(self._past(text, moment, client_of(request))["answer"])
         self._site.begin_batch()
         answer = self._answer(text, client_of(request), time.monotonic_ns())
         told = msgspec.structs.asdict(view(answer))
+        if answer.outcome is Outcome.REFUSED:
+            return json_response(told, status=429, headers={"Retry-After": "1"})
         if not _is_number(text):
             return json_response(told | {"error": NOT_A_NUMBER}, status=400)
-        status = _STATUS.get(answer.outcome, 200)
-        if answer.outcome not in _FROM_DATA:
-            return json_response(told, status=status, headers={"Retry-After": "1"})
+        if answer.outcome is Outcome.UNAVAILABLE:
+            return json_response(told, status=503, headers={"Retry-After": "1"})
         tag = self._tag()
         headers = {"ETag": f'W/"{tag}"', "Cache-Control": "no-cache"}
         if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
@@ -93,9 +86,10 @@ class Numbers:
         text = request.match_info["number"]
         moment = _moment(request)
         if moment is not None:
-            return json_response(self._past(text, moment))
+            return json_response(self._past(text, moment, client_of(request)))
         if not _is_number(text):
             raise Problem(400, NOT_A_NUMBER)
+        self._allow(client_of(request))
         site = self._site
         site.begin_batch()
         if site.engine.reader is None:
@@ -109,25 +103,29 @@ class Numbers:
             steps["dialects"] = dialect_answers(site.engine, config, asked, config.clients, shown)
         except StoreError as error:
             raise Problem(503, str(error), retry=1) from None
+        self._count(client_of(request), _outcome(steps))
         return json_response(steps)
 
-    def _past(self, text: str, moment: UnixSeconds) -> dict[str, Any]:
+    def _past(self, text: str, moment: UnixSeconds, client: Client) -> dict[str, Any]:
+        if not _is_number(text):
+            raise Problem(400, NOT_A_NUMBER)
+        self._allow(client)
         site = self._site
         site.begin_batch()
         reader = site.engine.reader
         if reader is None:
             raise Problem(503, site.readiness() or "no store is open", retry=1)
-        if not _is_number(text):
-            raise Problem(400, NOT_A_NUMBER)
         try:
             oldest_kept(reader)
             serial_at(reader, moment)
         except StoreError as error:  # its words name the oldest moment that can be asked
             raise Problem(404, str(error)) from None
         try:
-            return explain_as_of(site.engine.plan, reader, text, moment)
+            steps = explain_as_of(site.engine.plan, reader, text, moment)
         except StoreError as error:
             raise Problem(503, str(error), retry=1) from None
+        self._count(client, _outcome(steps))
+        return steps
 
     # -- many numbers ------------------------------------------------------------------------------------
 
@@ -142,105 +140,89 @@ class Numbers:
         raise Problem(415, f"not {request.content_type}", f"send {NDJSON}, text/plain or application/json")
 
     async def _answer_array(self, request: web.Request) -> web.Response:
-        body = bytearray()
-        async for piece in _pieces(request):
-            body += piece
-            if len(body) > HTTP_ARRAY_BYTES_MAX:
-                raise Problem(413, f"more than {HTTP_ARRAY_BYTES_MAX} bytes", f"send {NDJSON}")
-        try:
-            asked = msgspec.json.decode(body, type=list[_Asked])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Problem(400, f"body: {error}", 'an array of numbers: ["+886912345678"]') from None
-        if len(asked) > HTTP_ARRAY_NUMBERS_MAX:
-            raise Problem(413, f"more than {HTTP_ARRAY_NUMBERS_MAX} numbers", f"send {NDJSON}")
-        found: list[object] = []
+        asked, found = await read_array(request), list[object]()
         for first in range(0, len(asked), HTTP_LINES_PER_SLICE):
-            found += self._answer_slice([_text(each) for each in asked[first : first + HTTP_LINES_PER_SLICE]], request)
+            found += self._answer_slice(asked[first : first + HTTP_LINES_PER_SLICE], request)
             await asyncio.sleep(0)
         return json_response(found)
 
     async def _answer_lines(self, request: web.Request) -> web.StreamResponse:
         """In slices, between which others have their turn. While the client takes no answers, none of its lines are
-        read."""
+        read; one that takes none for long is cut off."""
         response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
         await response.prepare(request)
-        line = 0
-        waiting: list[str | None] = []
-        async for text in _lines(request):
-            line += 1
-            waiting.append(text)
-            if len(waiting) == HTTP_LINES_PER_SLICE:
-                await self._write(response, waiting, line, request)
-                waiting.clear()
-        if waiting:
-            await self._write(response, waiting, line, request)
-        await response.write_eof()
+        try:
+            await self._answer_each(request, response)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
         return response
 
-    async def _write(
-        self, response: web.StreamResponse, texts: list[str | None], last_line: int, request: web.Request
-    ) -> None:
-        """Answers of the lines up to last_line."""
-        found = self._answer_slice(texts, request)
-        first = last_line - len(texts) + 1
-        for at, (text, told) in enumerate(zip(texts, found, strict=True)):
-            if text is None:
-                told["line"] = first + at
-        async with asyncio.timeout(HTTP_STALL_SECONDS):
-            await response.write(b"\n".join([*map(msgspec.json.encode, found), b""]))
-        await asyncio.sleep(0)
+    async def _answer_each(self, request: web.Request, response: web.StreamResponse) -> None:
+        try:
+            async for asked in read_lines(request):
+                await _write(response, self._answer_slice(asked, request))
+                await asyncio.sleep(0)
+        except Problem as problem:  # the status has been sent: a last line says why there are no more
+            if problem.status == 408:
+                response.force_close()
+            await _write(response, [problem.told()])
 
-    def _answer_slice(self, texts: list[str | None], request: web.Request) -> list[dict[str, Any]]:
-        """One object each, from one state. None: what is no question."""
+    def _answer_slice(self, asked: list[Question], request: web.Request) -> list[dict[str, Any]]:
+        """One object each, from one state."""
         client, now_ns = client_of(request), time.monotonic_ns()
         self._site.begin_batch()
         found = []
-        for text in texts:
+        for line, text in asked:
             if text is None:
                 self._counters.received += 1
                 self._counters.dropped[DROP["malformed"]] += 1
                 client.usage["http"][DROPPED] += 1
-                found.append({"error": 'not a question: a number, "number", or {"number": "..."}'})
+                found.append({"error": NO_QUESTION, "line": line})
                 continue
             told = msgspec.structs.asdict(view(self._answer(text, client, now_ns)))
-            found.append(told if _is_number(text) else told | {"error": NOT_A_NUMBER})
+            found.append(told if _is_number(text) else told | {"error": NOT_A_NUMBER, "line": line})
         return found
+
+    # -- counting ----------------------------------------------------------------------------------------
 
     def _answer(self, text: str, client: Client, now_ns: int) -> Answer:
         """Resolved and counted; the batch has begun."""
-        counters, usage = self._counters, client.usage["http"]
-        counters.received += 1
         asked = strip_separators(text[:NUMBER_CHARS_MAX])
-        if client.is_limited and not client.take(1, now_ns):
-            counters.refused[RATE] += 1
-            usage[OVER_RATE] += 1
+        if not self._is_allowed(client, now_ns):
             return self._site.engine.refuse(asked)
         answer = self._site.engine.resolve(asked)
-        counters.answered[answer.outcome] += 1
-        usage[answer.outcome] += 1
+        self._count(client, answer.outcome)
         return answer
 
+    def _is_allowed(self, client: Client, now_ns: int) -> bool:
+        """By its rate; counted if not."""
+        if not client.is_limited or client.take(1, now_ns):
+            return True
+        self._counters.received += 1
+        self._counters.refused[RATE] += 1
+        client.usage["http"][OVER_RATE] += 1
+        return False
 
-# -- reading ---------------------------------------------------------------------------------------------
+    def _allow(self, client: Client) -> None:
+        """The same for steps and the past, which are questions about a number, too. Raises Problem."""
+        if not self._is_allowed(client, time.monotonic_ns()):
+            raise Problem(429, "over this client's queries_per_second", retry=1)
 
-
-class _Named(msgspec.Struct):
-    number: str | int
-
-
-_Asked = str | int | _Named
-_line_decoder = msgspec.json.Decoder(_Asked)
-
-
-def _text(asked: _Asked) -> str:
-    found = asked.number if isinstance(asked, _Named) else asked
-    return found if isinstance(found, str) else str(found)
+    def _count(self, client: Client, outcome: Outcome) -> None:
+        self._counters.received += 1
+        self._counters.answered[outcome] += 1
+        client.usage["http"][outcome] += 1
 
 
 def _is_number(text: str) -> bool:
     """Whether a person could mean a number by it, of whichever length."""
     digits = strip_separators(text).removeprefix("+")
     return len(text) <= NUMBER_CHARS_MAX and digits.isascii() and digits.isdigit()
+
+
+def _outcome(steps: dict[str, Any]) -> Outcome:
+    return _OUTCOMES[steps["answer"]["outcome"]]
 
 
 def _moment(request: web.Request) -> UnixSeconds | None:
@@ -251,42 +233,7 @@ def _moment(request: web.Request) -> UnixSeconds | None:
         raise Problem(400, f"as_of: {error}") from None
 
 
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises Problem when it stops coming."""
-    while True:
-        try:
-            async with asyncio.timeout(HTTP_STALL_SECONDS):
-                piece = await request.content.readany()
-        except TimeoutError:
-            raise Problem(408, f"nothing came for {HTTP_STALL_SECONDS:g} s") from None
-        if not piece:
-            return
-        yield piece
-
-
-async def _lines(request: web.Request) -> AsyncIterator[str | None]:
-    """The questions of a body, line by line; None for a line that is none. Empty lines are passed over."""
-    as_text = request.content_type == "text/plain"
-    waiting = b""
-    is_long = False
-    async for piece in _pieces(request):
-        *whole, waiting = (waiting + piece).split(b"\n")
-        for line in whole:
-            if is_long or len(line) > HTTP_LINE_BYTES_MAX:
-                is_long = False
-                yield None
-            elif line.strip():
-                yield _read_line(line, as_text)
-        if len(waiting) > HTTP_LINE_BYTES_MAX:  # its end is looked for, and no more of it is kept
-            is_long, waiting = True, b""
-    if is_long:
-        yield None
-    elif waiting.strip():
-        yield _read_line(waiting, as_text)
-
-
-def _read_line(line: bytes, as_text: bool) -> str | None:
-    try:
-        return line.decode().strip() if as_text else _text(_line_decoder.decode(line))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+async def _write(response: web.StreamResponse, told: Sequence[object]) -> None:
+    """A line each. Raises TimeoutError if the client takes none."""
+    async with asyncio.timeout(HTTP_STALL_SECONDS):
+        await response.write(b"\n".join([*map(msgspec.json.encode, told), b""]))

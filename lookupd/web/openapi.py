@@ -175,7 +175,7 @@ def _paths() -> Schema:
                 "The answer to a number, or as it was at a moment",
                 "Answer",
                 parameters=[_number(), _as_of(), _header("If-None-Match", "The ETag of an answer that is known.")],
-                others={304: None, 400: "AnswerOrError", 404: "Error", 429: "Answer", 503: "AnswerOrError"},
+                others={304: None, 400: "AnswerOrError", 404: "Error", 429: "AnswerOrError", 503: "AnswerOrError"},
                 headers={"ETag": {"schema": _TEXT, "description": "Of the data; not with as_of."}},
             )
         },
@@ -184,7 +184,7 @@ def _paths() -> Schema:
                 "Each step to the answer, and the history of the number",
                 _OBJECT,
                 parameters=[_number(), _as_of()],
-                others={400: "Error", 404: "Error", 503: "Error"},
+                others={400: "Error", 404: "Error", 429: "Error", 503: "Error"},
             )
         },
         "/v1/numbers": {"post": _many()},

@@ -8,17 +8,18 @@ GET /v1/journal     entries, newest first: ?number= ?ref= ?since= ?before= ?limi
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from lookupd import __version__
 from lookupd.errors import StoreError
 from lookupd.journal_view import Found, entry_fields, newest_entries, number_entries, receipt_of, states_around
-from lookupd.limits import HTTP_ENTRIES_MAX, HTTP_ENTRIES_SCANNED_MAX
+from lookupd.limits import HTTP_ENTRIES_MAX, HTTP_ENTRIES_PER_SLICE, HTTP_ENTRIES_SCANNED_MAX
 from lookupd.model import TN, Receipt, UnixMillis, Vitals
 from lookupd.numbering import mask_tn
 from lookupd.store.history import first_since
@@ -135,7 +136,10 @@ class State:
     async def _notices(self, request: web.Request) -> web.Response:
         reader = self._reader()
         whole = "history" in client_of(request).may
-        found = self._entries(reader, islice(newest_entries(reader), NOTICES), None)
+        try:
+            found = [_in_words(reader, entry, None) for entry in islice(newest_entries(reader), NOTICES)]
+        except StoreError as error:
+            raise Problem(503, str(error), retry=1) from None
         return json_response({"notices": [entry if whole else _masked(entry) for entry in found]})
 
     async def _journal(self, request: web.Request) -> web.Response:
@@ -143,7 +147,6 @@ class State:
         reader, query = self._reader(), request.query
         limit = _whole("limit", query.get("limit", "100"), HTTP_ENTRIES_MAX)
         before = _whole("before", query.get("before", str(reader.state.serial + 1)), _SERIAL_MAX)
-        ref = query.get("ref")
         tn = None
         if "number" in query:
             tn = self._site.engine.plan.read_text(query["number"])
@@ -151,41 +154,39 @@ class State:
                 raise Problem(400, "number: not a number of 5 to 15 digits")
         try:
             since = first_since(reader, parse_time(query["since"])) if "since" in query else 0
-            entries = (
-                newest_entries(reader, min(before - 1, reader.state.serial))
-                if tn is None
-                else number_entries(reader, tn)
-            )
-            found: list[Found] = []
-            last = before
-            for scanned, entry in enumerate(entries):
-                if entry[0] >= before:
-                    continue
-                if entry[0] < since:
-                    last = 0
-                    break
-                if len(found) == limit or scanned >= HTTP_ENTRIES_SCANNED_MAX:
-                    break
-                last = entry[0]
-                if ref is None or entry[2].ref == ref:
-                    found.append(entry)
-            else:
-                last = 0
         except ValueError as error:
             raise Problem(400, f"since: {error}") from None
         except StoreError as error:
             raise Problem(503, str(error), retry=1) from None
-        return json_response({"entries": self._entries(reader, found, tn), "next": last or None})
+        told, following = await self._page(reader, _Wanted(tn, query.get("ref"), since, before, limit))
+        return json_response({"entries": told, "next": following})
 
-    def _entries(self, reader: Reader, found: Iterable[Found], tn: TN | None) -> list[dict[str, Any]]:
+    async def _page(self, reader: Reader, wanted: _Wanted) -> tuple[list[dict[str, Any]], int | None]:
+        """Entries in words, and from where to go on. In slices, between which others have their turn."""
+        told: list[dict[str, Any]] = []
+        scanned, last = 0, wanted.before
         try:
-            told = []
-            for serial, stored, entry in found:
-                fields = entry_fields(serial, stored, entry, receipt_of(reader, serial))
-                told.append(fields if tn is None else fields | states_around(reader, serial, tn))
-            return told
+            for entry in wanted.entries(reader):
+                if entry[0] < wanted.since:
+                    return told, None
+                if len(told) == wanted.limit or scanned == HTTP_ENTRIES_SCANNED_MAX:
+                    return told, last
+                scanned, last = scanned + 1, entry[0]
+                if wanted.ref is None or entry[2].ref == wanted.ref:
+                    told.append(_in_words(reader, entry, wanted.tn))
+                if scanned % HTTP_ENTRIES_PER_SLICE == 0 and not await self._is_still_kept(reader, last - 1):
+                    return told, None
         except StoreError as error:
             raise Problem(503, str(error), retry=1) from None
+        return told, None
+
+    async def _is_still_kept(self, reader: Reader, serial: int) -> bool:
+        """After others had their turn. Raises Problem if another store is read since."""
+        await asyncio.sleep(0)
+        if self._reader() is not reader:
+            raise Problem(503, "the store was opened anew meanwhile", retry=1)
+        anchor = reader.anchor()
+        return anchor is None or serial > anchor.serial
 
     def _reader(self) -> Reader:
         """Pinned to the newest state until something else is awaited."""
@@ -194,6 +195,28 @@ class State:
         if reader is None:
             raise Problem(503, self._site.readiness() or "no store is open", retry=1)
         return reader
+
+
+class _Wanted(NamedTuple):
+    """Of the journal. since, before: serials."""
+
+    tn: TN | None
+    ref: str | None
+    since: int
+    before: int
+    limit: int
+
+    def entries(self, reader: Reader) -> Iterator[Found]:
+        """Those below `before`, newest first. Each is read when it is its turn; of a number, all at once."""
+        if self.tn is None:
+            return newest_entries(reader, min(self.before - 1, reader.state.serial))
+        return iter([entry for entry in number_entries(reader, self.tn) if entry[0] < self.before])
+
+
+def _in_words(reader: Reader, found: Found, tn: TN | None) -> dict[str, Any]:
+    serial, stored, entry = found
+    fields = entry_fields(serial, stored, entry, receipt_of(reader, serial))
+    return fields if tn is None else fields | states_around(reader, serial, tn)
 
 
 def _as_replica(peer: StoreState | None, up: bool, now: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -14,6 +14,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// One entry of the clients list.
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
+    /// As the configuration calls it.
+    pub name: String,
     /// 0 = no limit.
     pub queries_per_second: u64,
     /// Over UDP, from the addresses of one prefix; 0 = no limit.
@@ -31,7 +33,9 @@ pub struct Rule {
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Client {
+    name: Box<str>,
     at: usize,
+    is_tapped: AtomicBool,
     queries_per_second: u64,
     queries_per_prefix: u64,
     bucket: Bucket,
@@ -52,7 +56,9 @@ impl Client {
 
     fn of(at: usize, rule: &Rule, prefixes: &Arc<Prefixes>) -> Self {
         Self {
+            name: rule.name.as_str().into(),
             at,
+            is_tapped: AtomicBool::new(true),
             queries_per_second: rule.queries_per_second,
             queries_per_prefix: rule.queries_per_prefix,
             bucket: Bucket::default(),
@@ -60,6 +66,17 @@ impl Client {
             enum_profile: Arc::clone(&rule.enum_profile),
             sip_profile: Arc::clone(&rule.sip_profile),
         }
+    }
+
+    /// As the configuration calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the query log may have its queries.
+    #[inline]
+    pub fn is_tapped(&self) -> bool {
+        self.is_tapped.load(Ordering::Relaxed)
     }
 
     /// How it is answered by ENUM.
@@ -163,9 +180,13 @@ struct Networks<T> {
     first: usize,
 }
 
+/// Lists made so far.
+static LISTS: AtomicU64 = AtomicU64::new(0);
+
 /// The clients list: finds the client of an address. Never changes once made; the buckets do.
 #[derive(Debug)]
 pub struct Clients {
+    id: u64,
     buckets: Vec<Client>,
     v4: Vec<Networks<u32>>,
     v6: Vec<Networks<u128>>,
@@ -197,7 +218,20 @@ impl Clients {
         }
         v4.sort_by_key(|networks| networks.first);
         v6.sort_by_key(|networks| networks.first);
-        Self { buckets, v4, v6, own: AtomicU32::new(0) }
+        let id = LISTS.fetch_add(1, Ordering::Relaxed);
+        Self { id, buckets, v4, v6, own: AtomicU32::new(0) }
+    }
+
+    /// No other list of this process has it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whose queries the query log may have: of each client, whether it may. Missing ones may not.
+    pub fn set_tapped(&self, tapped: &[bool]) {
+        for (at, client) in self.buckets.iter().enumerate() {
+            client.is_tapped.store(tapped.get(at).copied().unwrap_or(false), Ordering::Relaxed);
+        }
     }
 
     /// The daemon asks itself from this socket, which it holds; None = it does not. Such a question is the last

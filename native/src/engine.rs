@@ -15,6 +15,7 @@ use crate::limits::E164_DIGITS_MAX;
 use crate::model::{Answer, Outcome, Route};
 use crate::plan::{Digits, Plan};
 use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader, Unreadable};
+use crate::tap::Tap;
 
 const NUMBERS_PER_BLOCK: u64 = 1000;
 
@@ -43,6 +44,7 @@ impl Terms {
 /// What all workers of a process share.
 pub struct Service {
     terms: ArcSwap<Terms>,
+    tap: Arc<Tap>,
     damaged: Mutex<DamagedBlocks>,
 }
 
@@ -56,7 +58,9 @@ struct DamagedBlocks {
 impl Service {
     /// With its first terms.
     pub fn new(terms: Terms) -> Arc<Service> {
-        Arc::new(Service { terms: ArcSwap::from_pointee(terms), damaged: Mutex::default() })
+        let tap = Arc::<Tap>::default();
+        tap.know(&terms.clients);
+        Arc::new(Service { terms: ArcSwap::from_pointee(terms), tap, damaged: Mutex::default() })
     }
 
     /// Other terms, for every batch that begins from now on.
@@ -65,7 +69,13 @@ impl Service {
         if !self.terms.load().has_store_of(&terms) {
             *damaged = DamagedBlocks::default(); // a store that was restored may have the same serial
         }
+        self.tap.know(&terms.clients);
         self.terms.store(Arc::new(terms));
+    }
+
+    /// The query log's.
+    pub fn tap(&self) -> &Arc<Tap> {
+        &self.tap
     }
 
     /// The terms as they are now.
@@ -100,6 +110,13 @@ impl Service {
 pub struct Located<'e> {
     digits: Option<Digits>,
     block: Place<'e>,
+}
+
+impl Located<'_> {
+    /// The number; None when what was asked is none.
+    pub fn tn(&self) -> Option<u64> {
+        self.digits.as_ref().map(Digits::tn)
+    }
 }
 
 enum Place<'e> {
@@ -284,6 +301,14 @@ impl Engine {
             Some(route) => Found { outcome: Outcome::Ported, route: Some(route), restricted },
             None => self.unreadable(),
         }
+    }
+
+    /// The same once more, for the query log: what cannot be read is not counted again.
+    pub fn look<'e>(&'e self, located: &Located<'e>) -> Found<'e> {
+        let counted = self.unreadable.get();
+        let found = self.find(located);
+        self.unreadable.set(counted);
+        found
     }
 
     fn find_unported<'e>(&'e self, reader: &'e Reader, digits: &Digits, restricted: bool) -> Found<'e> {

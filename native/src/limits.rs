@@ -64,5 +64,8 @@ pub const PREFIX_BITS_V4: u32 = 24;
 /// Of IPv6 addresses.
 pub const PREFIX_BITS_V6: u32 = 56;
 
+/// Records of the query log that one worker keeps until they are written.
+pub const QUERY_LOG_QUEUE_MAX: usize = 65_536;
+
 /// `DRAIN_SECONDS`: how long a stopping worker goes on answering when its peers do not cease to ask.
 pub const DRAIN_NS: u64 = 2_000_000_000;

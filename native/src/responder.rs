@@ -13,6 +13,7 @@ use crate::limits::{DATAGRAM_BYTES_MAX, PDB_DATAGRAM_BYTES_MAX, PDB_LATE_NS};
 use crate::model::{Answer, Drop, OUTCOMES, Outcome, Refusal};
 use crate::plan::Digits;
 use crate::protocols::{npq, pdb};
+use crate::tap::{Asking, Tape};
 
 mod enum_dns;
 mod sip;
@@ -44,6 +45,9 @@ pub trait Dialect: Send {
     fn reply_port(&self, _question: &Self::Question<'_>) -> Option<u16> {
         None
     }
+
+    /// Each number of a message of several, or of one that is refused unread, in its order; for the query log.
+    fn numbers(&self, _question: &Self::Question<'_>, _engine: &Engine, _each: &mut dyn FnMut(Option<Digits>)) {}
 
     /// Append the reply to `out`; nothing is appended to it if there is none. located: of `number`.
     fn reply(
@@ -241,6 +245,29 @@ pub fn respond_to<D: Dialect>(
     Ok((told, dialect.reply_port(&question)))
 }
 
+/// The same, noted on a tape that is on.
+#[allow(clippy::too_many_arguments)] // those of `respond_to`, and two more
+pub fn respond_noted<D: Dialect>(
+    dialect: &D,
+    engine: &Engine,
+    message: &[u8],
+    asker: Asker<'_>,
+    now_ns: u64,
+    out: &mut Vec<u8>,
+    tape: &mut Tape,
+    asking: Asking,
+) -> Result<(Told, Option<u16>), Silence> {
+    let question = dialect
+        .read(message, asker, now_ns)
+        .inspect_err(|silence| tape.note_silence(*silence, None, engine, asking))?;
+    let located = engine.locate(dialect.number(&question, engine));
+    let told = dialect
+        .reply(&question, &located, engine, out)
+        .inspect_err(|silence| tape.note_silence(*silence, located.tn(), engine, asking))?;
+    tape.note_reply(dialect, &question, &located, told, engine, asking);
+    Ok((told, dialect.reply_port(&question)))
+}
+
 /// The pdb dialect: OK with a carrier id, `NOT_FOUND`, `NOT_NUMBER`, or silence rather than a doubtful answer.
 #[derive(Clone)]
 pub struct Pdb {
@@ -375,6 +402,14 @@ impl Dialect for Npq {
                 Told::Fault(fault.reason())
             }
         })
+    }
+
+    fn numbers(&self, question: &NpqQuestion<'_>, engine: &Engine, each: &mut dyn FnMut(Option<Digits>)) {
+        let (NpqQuestion::Query(query) | NpqQuestion::OverRate(query)) = question else { return };
+        match &query.numbers {
+            npq::Numbers::One(number) => each(digits_of(number, engine)),
+            npq::Numbers::Many(many) => many.iter().for_each(|number| each(digits_of(&number, engine))),
+        }
     }
 }
 

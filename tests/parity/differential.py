@@ -25,17 +25,18 @@ import numpy as np
 from lookupd import _native
 from lookupd.access import Client
 from lookupd.engine import Engine
-from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer, Responder
+from lookupd.fastpath.batch import NpqResponder, PdbResponder, Peer
 from lookupd.fastpath.enum import EnumResponder
-from lookupd.fastpath.native import native_rule
+from lookupd.fastpath.native import NativeTap, native_rule
 from lookupd.fastpath.sip import SipResponder
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
 from lookupd.model import UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.observe.counters import DIALECTS, QueryCounters
 from lookupd.profiles import SipSettings
-from lookupd.settings import ClientSettings
+from lookupd.settings import ClientSettings, QueryLogSettings
 from lookupd.store.reader import Reader
+from lookupd.tap import Tap
 from tests.parity import sip_messages
 from tests.parity.enum_messages import PROFILES
 from tests.parity.messages import Pool
@@ -80,6 +81,10 @@ class Scenario(msgspec.Struct, frozen=True):
     """Of `enum_messages.PROFILES`."""
     sip: SipSettings
     tag_seed: int
+    sample: int
+    """Of the query log; 0 = there is none."""
+    only: tuple[str, ...]
+    """Outcomes that it has; empty = all."""
 
 
 def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenario:
@@ -104,6 +109,8 @@ def pick(rng: np.random.Generator, dialects: tuple[str, ...] = SERVED) -> Scenar
         enum=one(*PROFILES),
         sip=sip_messages.pick_settings(rng),
         tag_seed=one(0, 1, (1 << 64) - 1, 0x0123_4567_89AB_CDEF),
+        sample=one(*(0,) * 6, 1, 7),
+        only=one((), (), ("refused", "dropped"), ("ported",)),
     )
 
 
@@ -131,8 +138,8 @@ class Both:
         self.engine.reader = readers[scenario.store] if scenario.store is not None else None
         if self.engine.reader is not None:
             self.engine.reader.damaged.clear()
-        self.counters = QueryCounters(scenario.dialect, "udp")
-        self.python: Responder
+        self.counters = QueryCounters(scenario.dialect, "tcp" if scenario.tells_errors else "udp")
+        self.python: PdbResponder | EnumResponder | SipResponder | NpqResponder
         if scenario.dialect == "pdb":
             self.python = PdbResponder(
                 self.engine, self.counters, legacy=scenario.legacy, unmapped_carrier_id=scenario.unmapped_carrier_id
@@ -150,6 +157,7 @@ class Both:
                 answer_bytes_max=scenario.answer_bytes_max,
                 tells_errors=scenario.tells_errors,
             )
+        self.python.tap = self.tap = Tap()
         self.clients = _native.Clients([native_rule(one) for one in (NOBODY, settings)])
         store = stores[scenario.store] if scenario.store is not None else None
         self.service = _native.Service(store, native_plan(plan), scenario.stale_after, self.clients)
@@ -162,6 +170,10 @@ class Both:
             unmapped_carrier_id=scenario.unmapped_carrier_id,
             tag_seed=scenario.tag_seed,
         )
+
+        self.native_tap = NativeTap(self.service)
+        for tap in (self.tap, self.native_tap):
+            tap.use(QueryLogSettings("file", sample=scenario.sample, numbers="full", outcomes=scenario.only))
 
     def begin(self, now: int) -> None:
         """A batch, at this second."""
@@ -180,6 +192,14 @@ class Both:
             return ours, [(reply, 0) for reply in native.respond_many(messages, 1, now_ns, peer[0], peer[1])]
         theirs = [(native.respond(message, 1, now_ns, peer[0], peer[1]), native.reply_port()) for message in messages]
         return ours, theirs
+
+    def noted(self) -> tuple[list[bytes], list[bytes]]:
+        """What each has for the query log since the last time, without times. The batch is over."""
+        self.native.rest()
+        ours, theirs = (tap.drain()[0].splitlines() for tap in (self.tap, self.native_tap))
+        if self.tap.lost() or self.native_tap.lost():
+            return [], []  # a queue was full: which ones are lost is not the same
+        return sorted(map(_without_time, ours)), sorted(map(_without_time, theirs))
 
     def counts(self) -> tuple[dict[str, object], dict[str, object]]:
         """What each has counted."""
@@ -249,6 +269,13 @@ class Opened:
                     if one != other
                 )
                 return both.counters.received, self.report(scenario, chunk, found)
+            if scenario.sample:
+                noted, theirs_noted = both.noted()
+                if noted != theirs_noted:
+                    found = (
+                        f"query log\npython {set(noted) - set(theirs_noted)}\nnative {set(theirs_noted) - set(noted)}"
+                    )
+                    return both.counters.received, self.report(scenario, chunk, found)
         ours_counted, theirs_counted = both.counts()
         if ours_counted != theirs_counted:
             found = "\n".join(
@@ -286,6 +313,10 @@ def batches(
         at += size
         now_ns += int(rng.choice(CLOCK_STEPS_NS))
         now += int(rng.choice((0, 0, 0, 1, 1000)))
+
+
+def _without_time(line: bytes) -> bytes:
+    return line[line.index(b',"client":') :]
 
 
 def shown(reply: Reply) -> str:

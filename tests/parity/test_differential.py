@@ -204,6 +204,8 @@ scenarios = st.builds(
         tell=st.booleans(),
     ),
     tag_seed=st.sampled_from([0, 1, (1 << 64) - 1]),
+    sample=st.sampled_from([0, 1, 2]),
+    only=st.sampled_from([(), ("dropped",), ("ported", "not_ported")]),
 )
 
 
@@ -228,5 +230,7 @@ def test_any_message_is_answered_alike(opened: Opened, scenario: Scenario, batch
     both.begin(scenario.now)
     ours, theirs = both.ask(batch, scenario.clock_ns, peer)
     assert ours == theirs
+    noted, theirs_noted = both.noted()
+    assert noted == theirs_noted
     ours_counted, theirs_counted = both.counts()
     assert ours_counted == theirs_counted

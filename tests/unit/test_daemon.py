@@ -308,7 +308,7 @@ def test_late_question_is_not_answered_by_pdb(loaded: Workbench) -> None:
 async def test_http_tells_liveness_readiness_and_nothing_else(loaded: Workbench) -> None:
     async with serve(loaded.config()) as served, aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{served.port('http', 'http')}"
-        for path, status in (("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/", 404), ("/../etc", 404)):
+        for path, status in (("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/nothing", 404), ("/../etc", 404)):
             async with session.get(url + path) as reply:
                 assert reply.status == status
         async with session.post(url + "/metrics", data=b"x" * 100) as reply:

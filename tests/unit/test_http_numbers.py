@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from lookupd.limits import HTTP_ARRAY_NUMBERS_MAX, HTTP_LINE_BYTES_MAX
 from tests.conftest import Served, Workbench, run_cli, serve
@@ -47,7 +48,6 @@ async def ask_lines(
         ("+", 400, "not_portable", None),
         ("%D9%A1%D9%A2%D9%A3%D9%A4%D9%A5", 400, "not_portable", None),
         ("9" * 200, 400, "not_portable", None),
-        ("%00%0a", 400, "not_portable", None),
     ],
 )
 async def test_a_number_is_answered_by_its_path(
@@ -55,7 +55,7 @@ async def test_a_number_is_answered_by_its_path(
 ) -> None:
     async with (
         site(loaded) as (_, session),
-        session.get(aiohttp.typedefs.URL(f"/v1/numbers/{path}", encoded=True)) as reply,
+        session.get(URL(f"/v1/numbers/{path}", encoded=True)) as reply,
     ):
         told = await reply.json()
     assert (reply.status, told["outcome"], told["network_code"]) == (status, outcome, network_code)
@@ -108,14 +108,15 @@ async def test_client_over_its_rate_is_told_so(loaded: Workbench) -> None:
 async def test_a_line_comes_back_for_each_line(loaded: Workbench) -> None:
     lines = [
         b'"+886912345678"', b"886912345678", b'{"number": "0912-345-678"}', b"", b"{", b'{"number": null}', b'"x"',
-        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1e5",
+        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1e5", b"-5",
     ]  # fmt: skip
     async with site(loaded) as (served, session):
         found = await ask_lines(session, b"\n".join(lines))
         counters = served.daemon.metrics.queries("http", "tcp")
         usage = served.daemon.metrics.client_usage()["local"][4]
     outcomes = [told.get("outcome", told.get("line")) for told in found]
-    assert outcomes == ["ported", "ported", "ported", 4, 5, "not_portable", 7, 8, "not_portable", 10, 11]
+    assert outcomes == ["ported", "ported", "ported", 5, 6, "not_portable", 8, 9, "not_portable", 11, 12, 13]
+    assert [told["line"] for told in found if "error" in told] == [5, 6, 7, 8, 9, 11, 12, 13]
     assert counters.received == sum(usage) == len(found)
     assert counters.balance() == 0
 
@@ -172,6 +173,10 @@ async def test_body_of_another_form_is_refused(loaded: Workbench, headers: dict[
 
 async def test_errors_are_objects(loaded: Workbench) -> None:
     async with site(loaded) as (_, session):
+        async with session.get(URL("/v1/numbers/%00%0a", encoded=True)) as reply:
+            assert (reply.status, "path" in (await reply.json())["error"]) == (400, True)
+        async with session.get("/v1/numbers/110", headers={"Host": "evil.example"}) as reply:
+            assert (reply.status, "http.hosts" in (await reply.json())["error"]) == (421, True)
         async with session.get("/v1/nothing") as reply:
             assert (reply.status, "error" in await reply.json()) == (404, True)
         async with session.delete("/v1/numbers/110") as reply:

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from lookupd.web import state
 from lookupd.web.vitals import quantile
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 from tests.unit.test_http_numbers import LOCAL, site
@@ -163,6 +164,31 @@ async def test_journal_goes_on_where_it_ended(loaded: Workbench) -> None:
         assert found["entries"][0]["sequence"] == 4
         assert found["entries"][0]["before"] is None
         assert (await get(session, "/v1/journal?since=2100-01-01T00:00:00Z"))["entries"] == []
+
+
+@pytest.mark.parametrize("asked", ["", "&number=0912345670", "&ref=N-2", "&number=0912345670&ref=N-2"])
+async def test_journal_is_whole_whatever_one_request_may_read(
+    loaded: Workbench, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """Requests that read a few entries each, and none that goes on for ever."""
+    for sequence in range(2, 9):
+        change = {"kind": "port", "tn": "886912345670", "recipient": "1401" if sequence % 2 else "1403"}
+        loaded.delta(change | {"ref": f"N-{sequence}"}, sequence=sequence)
+    async with site(loaded, LOCAL) as (_, session):
+        whole = (await get(session, f"/v1/journal?limit=500{asked}"))["entries"]
+        assert len(whole) == (1 if "ref" in asked else 7 if asked else 10)
+        monkeypatch.setattr(state, "HTTP_ENTRIES_SCANNED_MAX", 3)
+        monkeypatch.setattr(state, "HTTP_ENTRIES_PER_SLICE", 1)
+        found, before = [], ""
+        for _ in range(8):
+            page = await get(session, f"/v1/journal?limit=500{asked}{before}")
+            found += page["entries"]
+            if page["next"] is None:
+                break
+            before = f"&before={page['next']}"
+        else:
+            pytest.fail("it does not end")
+    assert found == whole
 
 
 @pytest.mark.parametrize(

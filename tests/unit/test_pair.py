@@ -490,10 +490,10 @@ def test_judge_needs_no_trail_to_know_damage() -> None:
 @pytest.mark.parametrize(
     ("extra", "listen", "warned"),
     [
-        ('[replica]\npeer = "http://192.0.2.7:9474"', 'http = "http://127.0.0.1:0"', None),
-        ('[replica]\npeer = "http://192.0.2.7:9474"', "", "listen.http names no listener"),
+        ('[replica]\npeer = "https://192.0.2.7:9474"', 'http = "http://127.0.0.1:0"', None),
+        ('[replica]\npeer = "https://192.0.2.7:9474"', "", "listen.http names no listener"),
         (
-            '[replica]\npeer = "http://192.0.2.7:9474"\n[[client]]\nname = "x"\nsources = ["127.0.0.1"]',
+            '[replica]\npeer = "https://192.0.2.7:9474"\n[[client]]\nname = "x"\nsources = ["127.0.0.1"]',
             'http = "http://127.0.0.1:0"',
             "no [[client]] has peer = true",
         ),

@@ -28,6 +28,7 @@ from lookupd.protocols import npq
 from lookupd.settings import Endpoint
 from lookupd.supervise import Supervisor
 from lookupd.supervision import watchdog_seconds
+from tests.certificates import Authority
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 from tests.supervisor import NotifySocket
 
@@ -148,7 +149,10 @@ def run_inside(name: str, config: Path, environment: dict[str, str]) -> Iterator
 @pytest.mark.usefixtures("each_engine")
 def test_deaf_listener_is_not_covered_up(loaded: Workbench, ports: dict[str, int], notify: NotifySocket) -> None:
     """It listens on another address than loopback, and one port's packets do not come through any more."""
-    config = loaded.config(NOBODY_HERE, all_listeners(ports, "192.0.2.1"))
+    own = Authority(loaded.folder).issue("server", addresses=("192.0.2.1",))
+    http = f'[http]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+    listen = all_listeners(ports, "192.0.2.1").replace("http://", "https://")
+    config = loaded.config(http + NOBODY_HERE, listen)
     with network() as name, run_inside(name, config, notify.environment(watchdog_seconds=1)) as log:
         notify.wait_for("READY")
         notify.wait_for("WATCHDOG")

@@ -165,6 +165,7 @@ impl SipProfile {
 /// One client as Python tells of it; see `_native.pyi`.
 #[derive(FromPyObject)]
 pub struct ClientRule<'p> {
+    name: String,
     queries_per_second: u64,
     queries_per_prefix: u64,
     sources: Vec<String>,
@@ -186,6 +187,7 @@ impl Clients {
         let rules = rules.into_iter().map(|rule| {
             let sources = rule.sources.iter().map(|source| parse_network(source)).collect::<PyResult<_>>()?;
             Ok(Rule {
+                name: rule.name,
                 queries_per_second: rule.queries_per_second,
                 queries_per_prefix: rule.queries_per_prefix,
                 sources,
@@ -199,6 +201,12 @@ impl Clients {
 
     fn __len__(&self) -> usize {
         self.inner.len()
+    }
+
+    /// Whose queries the query log may have: of each client, whether it may.
+    #[allow(clippy::needless_pass_by_value)] // a list from Python becomes a vector of ours
+    fn set_tapped(&self, tapped: Vec<bool>) {
+        self.inner.set_tapped(&tapped);
     }
 
     fn usage(&self) -> Vec<Vec<UsageCells>> {

@@ -14,9 +14,10 @@ use crate::counters::Counts;
 use crate::engine::{Engine, Service, Terms};
 use crate::limits::NPQ_DATAGRAM_ANSWER_BYTES_MAX;
 use crate::model::OUTCOMES;
-use crate::responder::{Asker, Dialect, Enum, Npq, Pdb, Sip, Tally, respond_to};
+use crate::responder::{Asker, Dialect, Enum, Npq, Pdb, Sip, Tally, respond_noted, respond_to};
+use crate::tap::{Asking, Tape};
 use crate::udp::server::{Server, join};
-use crate::udp::sys::duplicate;
+use crate::udp::sys::{duplicate, now_realtime_ns};
 
 /// What is answered, from which data and to whom; shared by listeners and responders.
 #[pyclass(name = "Service", module = "lookupd._native", frozen)]
@@ -61,6 +62,24 @@ impl PyService {
         self.inner.use_terms(terms(store, plan, stale_after, clients, withdrawn));
     }
 
+    /// What the query log notes from the next batch on. sample: one of so many queries; 0 = nothing. outcomes: a bit for
+    /// each of `lookupd.tap.OUTCOMES`. full: write numbers whole.
+    fn use_tap(&self, sample: u32, outcomes: u32, full: bool) {
+        self.inner.tap().set(sample, outcomes, full);
+    }
+
+    /// The lines of what was noted since the last time, and how many. The interpreter runs on meanwhile.
+    fn drain_tap<'p>(&self, python: Python<'p>) -> (Bound<'p, PyBytes>, usize) {
+        let mut lines = Vec::new();
+        let count = python.detach(|| self.inner.tap().drain(&mut lines));
+        (PyBytes::new(python, &lines), count)
+    }
+
+    /// Records that found no room, since the start.
+    fn tap_lost(&self) -> u64 {
+        self.inner.tap().lost()
+    }
+
     /// Blocks that look-ups found damaged in the state of this serial.
     fn damaged_blocks(&self, serial: u64) -> Vec<u64> {
         self.inner.damaged_blocks(serial)
@@ -97,6 +116,9 @@ impl From<&Counts> for PyCounts {
         }
     }
 }
+
+/// Records that are handed on at the latest: a lot of frames over TCP has as many questions as its peer likes.
+const NOTED_MAX: usize = 1024;
 
 /// How each dialect is served.
 #[derive(Clone)]
@@ -195,6 +217,7 @@ struct Inner {
     dialect: AnyDialect,
     engine: Engine,
     tally: Tally,
+    tape: Tape,
     total: Counts,
     reply: Vec<u8>,
     /// Of the last reply.
@@ -221,19 +244,30 @@ impl PyResponder {
         let sip = Sip { over_tcp: tells_errors, tag_seed };
         let dialect = AnyDialect::new(dialect, answer_bytes_max, tells_errors, pdb, sip)?;
         let engine = Engine::new(Arc::clone(&service.inner));
+        let index = match &dialect {
+            AnyDialect::Npq(_) => Npq::INDEX,
+            AnyDialect::Pdb(_) => Pdb::INDEX,
+            AnyDialect::Enum(_) => Enum::INDEX,
+            AnyDialect::Sip(_) => Sip::INDEX,
+        };
+        let tape = service.inner.tap().tape(index, if tells_errors { "tcp" } else { "udp" });
         let (tally, total) = (Tally::default(), Counts::default());
-        let inner = Inner { dialect, engine, tally, total, reply: Vec::new(), reply_port: 0 };
+        let inner = Inner { dialect, engine, tally, tape, total, reply: Vec::new(), reply_port: 0 };
         Ok(PyResponder { inner: Mutex::new(inner) })
     }
 
     /// Take over the newest terms and pin the newest state. now: Unix seconds.
     fn begin(&self, now: u64) {
-        self.locked().engine.begin(now);
+        let mut inner = self.locked();
+        inner.engine.begin(now);
+        inner.tape.begin();
     }
 
     /// Hold no state until the next `begin`.
     fn rest(&self) {
-        self.locked().engine.rest();
+        let mut inner = self.locked();
+        inner.engine.rest();
+        inner.tape.publish();
     }
 
     /// The reply to one message, None for silence. client: its place in the clients list.
@@ -290,41 +324,55 @@ impl PyResponder {
 impl Inner {
     /// Whether there is a reply; it is in `reply` then.
     fn respond(&mut self, message: &[u8], client: usize, now_ns: u64, peer: SocketAddr) -> PyResult<bool> {
-        let Inner { dialect, engine, tally, total, reply, reply_port } = self;
+        let Inner { dialect, engine, tally, tape, total, reply, reply_port } = self;
         reply.clear();
         if client >= engine.clients().len() {
             return Err(PyValueError::new_err(format!("client {client}: there are {}", engine.clients().len())));
         }
+        let from = Sender { client, peer, now_ns };
         let (dialect_at, replied) = match dialect {
-            AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, client, peer, now_ns, reply, tally)),
-            AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, client, peer, now_ns, reply, tally)),
-            AnyDialect::Enum(enum_) => {
-                (Enum::INDEX, answer(enum_, engine, message, client, peer, now_ns, reply, tally))
-            }
-            AnyDialect::Sip(sip) => (Sip::INDEX, answer(sip, engine, message, client, peer, now_ns, reply, tally)),
+            AnyDialect::Npq(npq) => (Npq::INDEX, answer(npq, engine, message, from, reply, tally, tape)),
+            AnyDialect::Pdb(pdb) => (Pdb::INDEX, answer(pdb, engine, message, from, reply, tally, tape)),
+            AnyDialect::Enum(enum_) => (Enum::INDEX, answer(enum_, engine, message, from, reply, tally, tape)),
+            AnyDialect::Sip(sip) => (Sip::INDEX, answer(sip, engine, message, from, reply, tally, tape)),
         };
         total.add(&tally.counts);
         tally.counts = Counts::default();
         engine.usage().add(client, dialect_at, &mut tally.usage);
+        if tape.mark() >= NOTED_MAX {
+            tape.publish();
+        }
         *reply_port = replied.unwrap_or(0);
         Ok(replied.is_some())
     }
 }
 
+/// Who sent a message, and when by a clock that only grows.
+#[derive(Clone, Copy)]
+struct Sender {
+    client: usize,
+    peer: SocketAddr,
+    now_ns: u64,
+}
+
 /// Where the reply goes, 0 = where the message came from; None for silence.
-#[allow(clippy::too_many_arguments)] // the parts of `Inner`, borrowed one by one
 fn answer<D: Dialect>(
     dialect: &D,
     engine: &Engine,
     message: &[u8],
-    client: usize,
-    peer: SocketAddr,
-    now_ns: u64,
+    Sender { client, peer, now_ns }: Sender,
     reply: &mut Vec<u8>,
     tally: &mut Tally,
+    tape: &mut Tape,
 ) -> Option<u16> {
     let asker = Asker { client: engine.clients().client(client), peer };
-    match respond_to(dialect, engine, message, asker, now_ns, reply) {
+    let replied = if tape.is_on() {
+        let asking = Asking { client, source: peer.ip(), at_ns: now_realtime_ns() };
+        respond_noted(dialect, engine, message, asker, now_ns, reply, tape, asking)
+    } else {
+        respond_to(dialect, engine, message, asker, now_ns, reply)
+    };
+    match replied {
         // Sent in the same moment as far as this can tell: only UDP's workers measure.
         Ok((told, port)) => {
             told.count(tally, Some(0));

@@ -16,6 +16,7 @@ use crate::engine::{Engine, Located, Service};
 use crate::limits::DRAIN_NS;
 use crate::model::Drop;
 use crate::responder::{Asker, Dialect, Silence, Tally, Told};
+use crate::tap::{Asking, Tape};
 use crate::udp::server::Shared;
 use crate::udp::sys::{Destination, Inbox, Outbox, Peer, Received, SLOT_BYTES, now_monotonic_ns, now_realtime_ns};
 
@@ -60,6 +61,13 @@ struct Origin {
     arrived_ns: u64,
 }
 
+impl Origin {
+    /// For the query log.
+    fn asking(&self) -> Asking {
+        Asking { client: self.client, source: self.peer.ip(), at_ns: self.arrived_ns }
+    }
+}
+
 /// A reply that is made and has not left.
 struct Draft {
     /// Of `Replies::bytes`.
@@ -67,6 +75,8 @@ struct Draft {
     peer: Peer,
     told: Told,
     origin: Origin,
+    /// Of the tape.
+    noted: Range<usize>,
 }
 
 /// Replies on their way out, and what is to be counted when they have left.
@@ -75,6 +85,7 @@ struct Replies {
     drafts: Vec<Draft>,
     bytes: Vec<u8>,
     tally: Tally,
+    tape: Tape,
     /// Whose usage is in the tally.
     client: usize,
     /// Whether replies to one peer leave joined.
@@ -110,6 +121,7 @@ impl<D: Dialect> Worker<D> {
         stop: Arc<AtomicBool>,
         shared: Arc<Shared>,
     ) -> Worker<D> {
+        let tape = service.tap().tape(D::INDEX, "udp");
         Worker {
             socket,
             dialect,
@@ -120,6 +132,7 @@ impl<D: Dialect> Worker<D> {
                 drafts: Vec::with_capacity(QUESTIONS_AHEAD),
                 bytes: Vec::with_capacity(QUESTIONS_AHEAD * 256),
                 tally: Tally::default(),
+                tape,
                 client: 0,
                 joins: true,
             },
@@ -155,6 +168,7 @@ impl<D: Dialect> Worker<D> {
                         return Ok(());
                     }
                     self.engine.rest();
+                    self.replies.tape.publish();
                     self.socket_is_empty(now_monotonic_ns());
                 }
                 // An ICMP error of an earlier reply is told on this socket: the next read goes on.
@@ -179,6 +193,7 @@ impl<D: Dialect> Worker<D> {
     fn serve(&mut self, count: usize) {
         let (now, real_now) = (now_monotonic_ns(), now_realtime_ns());
         self.engine.begin(real_now / 1_000_000_000);
+        self.replies.tape.begin();
         let Worker { dialect, engine, inbox, replies, sources, socket, .. } = self;
         let engine = &*engine;
         let fresh = now < self.fresh_until;
@@ -197,8 +212,10 @@ impl<D: Dialect> Worker<D> {
                     replies.tally.refuse_unknown();
                     continue;
                 };
+                let arrived_ns = if received.arrived_ns == 0 { real_now } else { received.arrived_ns };
+                let origin = Origin { peer: received.peer, destination: received.destination, client, arrived_ns };
                 if late {
-                    replies.silence(engine.usage(), D::INDEX, client, Silence::Dropped(Drop::Late));
+                    replies.silence::<D>(engine, &origin, Silence::Dropped(Drop::Late), None);
                     continue;
                 }
                 let message = &message[..message.len().min(D::BYTES_MAX)];
@@ -206,12 +223,9 @@ impl<D: Dialect> Worker<D> {
                 match dialect.read(message, asker, now) {
                     Ok(question) => {
                         let located = engine.locate(dialect.number(&question, engine));
-                        let arrived_ns = if received.arrived_ns == 0 { real_now } else { received.arrived_ns };
-                        let origin =
-                            Origin { peer: received.peer, destination: received.destination, client, arrived_ns };
                         waiting.push(Waiting { question, located, origin });
                     }
-                    Err(silence) => replies.silence(engine.usage(), D::INDEX, client, silence),
+                    Err(silence) => replies.silence::<D>(engine, &origin, silence, None),
                 }
                 if waiting.len() == QUESTIONS_AHEAD {
                     replies.send(&mut waiting, dialect, engine, socket);
@@ -256,9 +270,13 @@ impl Replies {
         }
     }
 
-    fn silence(&mut self, usage: &Usage, dialect: usize, client: usize, silence: Silence) {
-        self.turn_to(usage, dialect, client);
+    /// number: if it was read so far.
+    fn silence<D: Dialect>(&mut self, engine: &Engine, origin: &Origin, silence: Silence, number: Option<u64>) {
+        self.turn_to(engine.usage(), D::INDEX, origin.client);
         silence.count(&mut self.tally);
+        if self.tape.is_on() {
+            self.tape.note_silence(silence, number, engine, origin.asking());
+        }
     }
 
     /// Answer the questions that wait, send the replies, count them by what became of them.
@@ -276,9 +294,14 @@ impl Replies {
                 Ok(told) => {
                     let port = dialect.reply_port(&question);
                     let peer = port.map_or(origin.peer, |port| origin.peer.with_port(port));
-                    self.drafts.push(Draft { bytes: start..self.bytes.len(), peer, told, origin });
+                    let mark = self.tape.mark();
+                    if self.tape.is_on() {
+                        self.tape.note_reply(dialect, &question, &located, told, engine, origin.asking());
+                    }
+                    let noted = mark..self.tape.mark();
+                    self.drafts.push(Draft { bytes: start..self.bytes.len(), peer, told, origin, noted });
                 }
-                Err(silence) => self.silence(engine.usage(), D::INDEX, origin.client, silence),
+                Err(silence) => self.silence::<D>(engine, &origin, silence, located.tn()),
             }
         }
         if self.drafts.is_empty() {
@@ -294,10 +317,14 @@ impl Replies {
         self.joins = flushed.joining;
         let sent_at = now_realtime_ns();
         let mut drafts = std::mem::take(&mut self.drafts);
-        for (at, Draft { told, origin, .. }) in drafts.drain(..).enumerate() {
+        for (at, Draft { told, origin, noted, .. }) in drafts.drain(..).enumerate() {
             self.turn_to(engine.usage(), D::INDEX, origin.client);
             let left = !flushed.unsent.iter().any(|range| range.contains(&at));
-            told.count(&mut self.tally, left.then(|| sent_at.saturating_sub(origin.arrived_ns)));
+            let latency_ns = left.then(|| sent_at.saturating_sub(origin.arrived_ns));
+            told.count(&mut self.tally, latency_ns);
+            if !noted.is_empty() {
+                self.tape.settle(noted, latency_ns);
+            }
         }
         self.drafts = drafts;
     }
@@ -307,6 +334,7 @@ impl Replies {
         self.tally.counts.unreadable(engine.take_unreadable());
         counters.publish(&mut self.tally.counts);
         engine.usage().add(self.client, dialect, &mut self.tally.usage);
+        self.tape.publish();
     }
 }
 

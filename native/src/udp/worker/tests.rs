@@ -8,7 +8,7 @@ fn drafts(replies: &[(u16, usize)]) -> Vec<Draft> {
         start += length;
         let peer = Peer::from(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
         let origin = Origin { peer, destination: None, client: 0, arrived_ns: 1 };
-        Draft { bytes: start - length..start, peer, told: Told::Other, origin }
+        Draft { bytes: start - length..start, peer, told: Told::Other, origin, noted: 0..0 }
     });
     made.collect()
 }
