@@ -170,8 +170,10 @@ def daemon(
     engine: str = "auto",
     dialects: tuple[str, ...] = ("npq", "pdb"),
     profiles: str = "",
+    name: str = "",
 ) -> Iterator[Server]:
-    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log, by the engine's name.
+    """`lookupd serve` on a store, ready to answer. folder: for its configuration and its log, by that name or the
+    engine's.
 
     profiles: more of the configuration.
     """
@@ -180,7 +182,7 @@ def daemon(
     if "npq" in urls:
         urls["npq"].append(f"tcp://127.0.0.1:{ports['npq']}")
     listen = "".join(f"{name} = {json.dumps(each)}\n" for name, each in urls.items())
-    config = folder / f"bench-{engine}.toml"
+    config = folder / f"bench-{name or engine}.toml"
     threads = "threads = 1\n" if engine == "native" else ""
     config.write_text(
         f'[engine]\nudp = "{engine}"\n{threads}'

@@ -189,9 +189,12 @@ def _try_deep(settings: Config) -> None:
     "--server",
     "servers",
     multiple=True,
-    help=f"udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST; may be repeated.  [default: {DEFAULT_SERVER}]",
+    help="udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST, http:// or https://; may be repeated.  "
+    f"[default: {DEFAULT_SERVER}]",
 )
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--token-file", metavar="FILE", help="Holds the token of this client; for https:// servers.")
+@click.option("--ca-file", metavar="FILE", help="Authorities of https:// servers, in PEM.  [default: the system's]")
 @config_option
 @store_option
 @country_option
@@ -200,6 +203,8 @@ def query(
     numbers: tuple[str, ...],
     servers: tuple[str, ...],
     timeout: float,
+    token_file: str | None,
+    ca_file: str | None,
     config: Path | None,
     store: Path | None,
     country: str,
@@ -213,12 +218,13 @@ def query(
     Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
               lookupd query 0912345678 --server enum://127.0.0.1:5300/np.example
               lookupd query 0912345678 --server sip+tcp://127.0.0.1:5070
+              lookupd query 0912345678 --server https://192.0.2.10:9474 --token-file token --ca-file ca.pem
               lookupd query +886912345678 --store /var/lib/lookupd/a --json
     """
 
     def work() -> None:
         if config is None and store is None:
-            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country)
+            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country, (token_file, ca_file))
         else:
             if servers:
                 raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
@@ -233,16 +239,24 @@ def query(
     _run(as_json, work)
 
 
-def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float, country: str) -> list[Any]:
+def _ask(
+    servers: tuple[str, ...],
+    numbers: tuple[str, ...],
+    timeout: float,
+    country: str,
+    keys: tuple[str | None, str | None],
+) -> list[Any]:
     from lookupd import clients
     from lookupd.numbering import load_plan
 
     as_switches_do = [clients.is_ours(server) for server in servers]
+    if any(keys) and not all(server.startswith("https://") for server in servers):
+        raise click.UsageError("--token-file and --ca-file are for https:// servers, where nobody listens in")
     if not any(as_switches_do):
         return asyncio.run(_ask_npq(servers, numbers, timeout))
     if not all(as_switches_do):
-        raise click.UsageError("--server: enum:// and sip:// servers are asked in turn, not beside udp:// or tcp://")
-    return clients.ask(servers, numbers, load_plan(country), timeout)
+        raise click.UsageError("--server: all but udp:// and tcp:// are asked in turn, not beside those")
+    return clients.ask(servers, numbers, load_plan(country), timeout, keys)
 
 
 async def _ask_npq(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:

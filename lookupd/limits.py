@@ -210,6 +210,9 @@ HTTP_ARRAY_NUMBERS_MAX = 1000
 HTTP_ARRAY_BYTES_MAX = 64 * 1024
 """So many numbers, as people write them."""
 
+HTTP_ANSWER_BYTES_MAX = 2 * 1024 * 1024
+"""What `lookupd query` reads of an answer over HTTP: so many numbers have a fifth of it."""
+
 HTTP_LINE_BYTES_MAX = 256
 """A line that asks for a number: 40 characters, quoted, in an object, with room."""
 
@@ -581,6 +584,10 @@ HTTP_BACKLOG = 128
 
 HTTP_HEAD_SECONDS = 10.0
 """For TLS to be agreed, and again for the whole head of a request from its first byte: it is one packet."""
+
+HTTP_FIRST_SECONDS = 0.5
+"""How long a listener that closes waits for the first request of a connection that it has just taken: a handshake and a
+packet, which who goes on after us cannot have."""
 
 HTTP_BODY_SECONDS = 60.0
 """For the whole body of a request: 2 Mbit/s bring the largest."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lookupd.access import Client
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
+    from lookupd.tap import Tap
     from lookupd.web.store import StoreForPeers
     from lookupd.web.vitals import VitalSigns
 
@@ -56,11 +57,12 @@ class Site:
         store: StoreForPeers,
         watch: PairWatch | None,
         vitals: VitalSigns,
+        tap: Tap,
         engine_name: str,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
         each batch of `engine.resolve`. store: for states of one's own, pinned longer. watch: on the peer, if there is
-        one."""
+        one. tap: for the query log."""
         self.engine = engine
         self.metrics = metrics
         self.config, self.config_path = config, config_path
@@ -68,6 +70,7 @@ class Site:
         self.store = store
         self.watch = watch
         self.vitals = vitals
+        self.tap = tap
         self.engine_name = engine_name
 
 

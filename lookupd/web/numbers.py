@@ -61,7 +61,7 @@ class Numbers:
             need(request, "history")
             return json_response(self._past(text, moment, client_of(request))["answer"])
         self._site.begin_batch()
-        answer = self._answer(text, client_of(request), time.monotonic_ns())
+        answer = self._answer(text, request, time.monotonic_ns())
         told = msgspec.structs.asdict(view(answer))
         if answer.outcome is Outcome.REFUSED:
             return json_response(told, status=429, headers={"Retry-After": "1"})
@@ -180,19 +180,21 @@ class Numbers:
                 client.usage["http"][DROPPED] += 1
                 found.append({"error": NO_QUESTION, "line": line})
                 continue
-            told = msgspec.structs.asdict(view(self._answer(text, client, now_ns)))
+            told = msgspec.structs.asdict(view(self._answer(text, request, now_ns)))
             found.append(told if _is_number(text) else told | {"error": NOT_A_NUMBER, "line": line})
         return found
 
     # -- counting ----------------------------------------------------------------------------------------
 
-    def _answer(self, text: str, client: Client, now_ns: int) -> Answer:
-        """Resolved and counted; the batch has begun."""
-        asked = strip_separators(text[:NUMBER_CHARS_MAX])
-        if not self._is_allowed(client, now_ns):
-            return self._site.engine.refuse(asked)
-        answer = self._site.engine.resolve(asked)
-        self._count(client, answer.outcome)
+    def _answer(self, text: str, request: web.Request, now_ns: int) -> Answer:
+        """Resolved, counted and noted; the batch has begun."""
+        client, asked = client_of(request), strip_separators(text[:NUMBER_CHARS_MAX])
+        if self._is_allowed(client, now_ns):
+            answer = self._site.engine.resolve(asked)
+            self._count(client, answer.outcome)
+        else:
+            answer = self._site.engine.refuse(asked)
+        self._site.tap.record(client, "http", request.remote or "", answer)
         return answer
 
     def _is_allowed(self, client: Client, now_ns: int) -> bool:

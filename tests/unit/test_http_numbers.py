@@ -206,3 +206,18 @@ async def test_past_of_a_number_is_answered(loaded: Workbench) -> None:
         assert steps["answer"]["outcome"] == "ported"
         async with session.get("/v1/numbers/0912345678/explanation?as_of=2100-01-01T00:00:00Z") as reply:
             assert (await reply.json())["as_of"]["time"] == "2100-01-01T00:00:00Z"
+
+
+@pytest.mark.usefixtures("each_engine")
+async def test_what_is_asked_is_in_the_query_log(loaded: Workbench) -> None:
+    log = loaded.folder / "queries.ndjson"
+    async with site(loaded, f'[query_log]\npath = "{log}"\nnumbers = "full"\n') as (_, session):
+        async with session.get("/v1/numbers/0912345678"):
+            pass
+        await ask_lines(session, b'"110"\n')
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [(each["dialect"], each["number"], each["outcome"], each["client"], each["source"]) for each in records]
+    assert told == [
+        ("http", "+886912345678", "ported", "local", "127.0.0.1"),
+        ("http", None, "not_portable", "local", "127.0.0.1"),
+    ]
