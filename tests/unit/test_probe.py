@@ -403,7 +403,7 @@ async def test_an_invite_is_sent_again_and_each_copy_of_its_answer_is_thanked() 
         asker.close()
     assert sample.result == "answered"
     assert sample.ported is True
-    assert sample.ns >= 500_000_000
+    assert sample.ns >= 490_000_000  # the loop counts whole milliseconds
     assert [message.split(b" ")[0] for message in heard] == [b"INVITE", b"INVITE", b"ACK", b"ACK"]
     assert heard[0] == heard[1]
     assert (strays.wrong, strays.late) == (0, 1)
