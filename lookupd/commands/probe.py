@@ -117,7 +117,7 @@ def _show_run(sampler: Any, as_json: bool) -> None:
         for line in lines:
             click.echo(msgspec.json.encode(line).decode())
     else:
-        click.echo("\n".join(format_lines(lines)))
+        click.echo("\n".join(format_lines(lines, with_hours=False)))
 
 
 @probe.command()

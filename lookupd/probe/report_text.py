@@ -66,9 +66,10 @@ def format_report(report: Report) -> Iterator[str]:
         yield f"damaged, and not counted here: {path}"
 
 
-def format_lines(lines: Iterable[Line]) -> list[str]:
+def format_lines(lines: Iterable[Line], *, with_hours: bool = True) -> list[str]:
     """A table; times in milliseconds."""
-    return _table([_HEAD, *map(_row, lines)])
+    rows = [_HEAD, *map(_row, lines)]
+    return _table(rows if with_hours else [row[:-1] for row in rows])
 
 
 def _row(line: Line) -> tuple[str, ...]:

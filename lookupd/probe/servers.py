@@ -31,7 +31,7 @@ _EXAMPLE = "udp://192.0.2.10:4700, pdb://192.0.2.10:5574, enum://192.0.2.10/np.e
 
 def parse(text: str) -> Server:
     """One server. Raises LookupdError with the reason."""
-    if is_ours(text):
+    if is_ours(text) and text.partition("://")[0] not in _KINDS:
         server = parse_server(text)
         _check_apex(server)
         return server
