@@ -17,10 +17,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from lookupd.limits import (
     HTTP_ARRAY_BYTES_MAX,
     HTTP_ARRAY_NUMBERS_MAX,
-    HTTP_BODY_SECONDS,
     HTTP_LINE_BYTES_MAX,
     HTTP_LINES_MAX,
     HTTP_LINES_PER_SLICE,
+    HTTP_LINES_SECONDS,
     HTTP_STALL_SECONDS,
 )
 from lookupd.web.errors import Problem
@@ -111,7 +111,7 @@ def _text(asked: _Asked) -> str:
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
     """The body as it comes, at most 128 KiB of it waiting. Raises as `read_lines`."""
-    until = time.monotonic() + HTTP_BODY_SECONDS
+    until = time.monotonic() + HTTP_LINES_SECONDS
     while True:
         left = until - time.monotonic()
         try:
@@ -119,7 +119,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
                 piece = await request.content.readany()
         except TimeoutError:
             if left < HTTP_STALL_SECONDS:
-                raise Problem(408, f"the body took over {HTTP_BODY_SECONDS:g} s", "send the rest again") from None
+                raise Problem(408, f"the body took over {HTTP_LINES_SECONDS:g} s", "send the rest again") from None
             raise Problem(408, f"nothing came for {HTTP_STALL_SECONDS:g} s") from None
         except HttpProcessingError as error:
             raise Problem(400, f"body: {error.message}") from None
