@@ -14,6 +14,7 @@ import msgspec
 
 from lookupd import __version__
 from lookupd.commands.log import log
+from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
@@ -556,6 +557,7 @@ def engine(as_json: bool) -> None:
 
 cli.add_command(log)
 cli.add_command(usage)
+cli.add_command(probe)
 
 
 def main() -> None:
