@@ -222,8 +222,8 @@ HTTP_LINES_PER_SLICE = 200
 HTTP_LINES_MAX = 1_000_000
 """Lines of one request: their answers are 200 MB. More come in another one."""
 
-HTTP_BODY_SECONDS = 600.0
-"""How long a body may take in all: a client that wants fewer lines a second does without for a while."""
+HTTP_LINES_SECONDS = 600.0
+"""How long a body of lines may take in all, with the answers to it: the most lines there may be, at 1,700 a second."""
 
 HTTP_ENTRIES_MAX = 500
 """Entries of the journal in one answer: a few hundred kilobytes."""
