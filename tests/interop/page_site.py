@@ -137,7 +137,15 @@ def _day(replicas: list[Replica], numbers: list[str]) -> None:
         words: list[dict[str, Any]] = []
         for tn in codes.sample(numbers, 2):
             ref = f"NP-{codes.randrange(10**6):06}"
-            words.append({"kind": "port", "tn": tn, "recipient": codes.choice(["1402", "1403", "1404"]), "donor": "1401", "ref": ref})
+            words.append(
+                {
+                    "kind": "port",
+                    "tn": tn,
+                    "recipient": codes.choice(["1402", "1403", "1404"]),
+                    "donor": "1401",
+                    "ref": ref,
+                }
+            )
         if sequence % 5 == 0:
             words.append({"kind": "return", "tn": codes.choice(numbers)})
         if sequence == 9:
