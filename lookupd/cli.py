@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.common import PATH, carry_out, json_option
 from lookupd.commands.log import log
+from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
 from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError
@@ -22,7 +23,6 @@ from lookupd.i18n import translate as _
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
 from lookupd.settings import Config
 
-PATH = click.Path(path_type=Path)
 DEFAULT_SERVER = "udp://127.0.0.1:4700"
 
 config_option = click.option("--config", type=PATH, help="Configuration file that names the store and the plan.")
@@ -30,18 +30,6 @@ store_option = click.option("--store", type=PATH, help="Folder of the store, whe
 country_option = click.option(
     "--country", default="886", show_default=True, help="Country code of the plan, without --config."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
-
-
-def _run(as_json: bool, work: Callable[[], None]) -> None:
-    """Do it, and turn an error of ours into one message and the exit code of the design."""
-    try:
-        work()
-    except LookupdError as error:
-        if as_json:
-            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(_("error: {message}").format(message=error), err=True)
-        sys.exit(error.exit_code)
 
 
 def _settings(config: Path | None, store: Path | None, country: str) -> Config:
@@ -98,7 +86,7 @@ def serve(config: Path) -> None:
 
         uvloop.run(run())
 
-    _run(False, work)
+    carry_out(False, work)
 
 
 @cli.command()
@@ -131,7 +119,7 @@ def health(config: Path, file: Path, interval: float, bad: int, as_json: bool) -
 
         watch(read_config(config), file, interval, bad)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command("check-config")
@@ -159,7 +147,7 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
             click.echo(_("warning: {message}").format(message=warning), err=True)
         click.echo(f"{file}: usable")
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _try_deep(settings: Config) -> None:
@@ -188,9 +176,12 @@ def _try_deep(settings: Config) -> None:
     "--server",
     "servers",
     multiple=True,
-    help=f"udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST; may be repeated.  [default: {DEFAULT_SERVER}]",
+    help="udp:// or tcp:// (npq), enum://HOST/APEX, sip://HOST, http:// or https://; may be repeated.  "
+    f"[default: {DEFAULT_SERVER}]",
 )
 @click.option("--timeout", default=1.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--token-file", metavar="FILE", help="Holds the token of this client; for https:// servers.")
+@click.option("--ca-file", metavar="FILE", help="Authorities of https:// servers, in PEM.  [default: the system's]")
 @config_option
 @store_option
 @country_option
@@ -199,6 +190,8 @@ def query(
     numbers: tuple[str, ...],
     servers: tuple[str, ...],
     timeout: float,
+    token_file: str | None,
+    ca_file: str | None,
     config: Path | None,
     store: Path | None,
     country: str,
@@ -212,12 +205,13 @@ def query(
     Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
               lookupd query 0912345678 --server enum://127.0.0.1:5300/np.example
               lookupd query 0912345678 --server sip+tcp://127.0.0.1:5070
+              lookupd query 0912345678 --server https://192.0.2.10:9474 --token-file token --ca-file ca.pem
               lookupd query +886912345678 --store /var/lib/lookupd/a --json
     """
 
     def work() -> None:
         if config is None and store is None:
-            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country)
+            views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country, (token_file, ca_file))
         else:
             if servers:
                 raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
@@ -229,19 +223,27 @@ def query(
             else:
                 click.echo(_line(fields))
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
-def _ask(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float, country: str) -> list[Any]:
+def _ask(
+    servers: tuple[str, ...],
+    numbers: tuple[str, ...],
+    timeout: float,
+    country: str,
+    keys: tuple[str | None, str | None],
+) -> list[Any]:
     from lookupd import clients
     from lookupd.numbering import load_plan
 
     as_switches_do = [clients.is_ours(server) for server in servers]
+    if any(keys) and not all(server.startswith("https://") for server in servers):
+        raise click.UsageError("--token-file and --ca-file are for https:// servers, where nobody listens in")
     if not any(as_switches_do):
         return asyncio.run(_ask_npq(servers, numbers, timeout))
     if not all(as_switches_do):
-        raise click.UsageError("--server: enum:// and sip:// servers are asked in turn, not beside udp:// or tcp://")
-    return clients.ask(servers, numbers, load_plan(country), timeout)
+        raise click.UsageError("--server: all but udp:// and tcp:// are asked in turn, not beside those")
+    return clients.ask(servers, numbers, load_plan(country), timeout, keys)
 
 
 async def _ask_npq(servers: tuple[str, ...], numbers: tuple[str, ...], timeout: float) -> list[Any]:
@@ -338,7 +340,7 @@ def explain(
             for at, line in enumerate(_shown(value)):
                 click.echo(f"{name if at == 0 else '':<11}{line}")
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _served(settings: Config, config: Path | None) -> tuple[str, ...]:
@@ -389,7 +391,7 @@ def status(config: Path | None, store: Path | None, as_json: bool) -> None:
         else:
             click.echo("\n".join(format_status(found)))
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()
@@ -454,7 +456,7 @@ def bench(span: str | None, window: int | None, rate: int | None, as_json: bool,
             )
             sys.exit(LookupdError.exit_code)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _span(text: str | None) -> tuple[int, int]:
@@ -491,7 +493,7 @@ def sockets(config: Path, as_json: bool) -> None:
         else:
             click.echo(written, nl=False)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()
@@ -520,7 +522,7 @@ def doctor(config: Path, user: str | None, as_json: bool) -> None:
         if failed:
             sys.exit(LookupdError.exit_code)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()
@@ -542,6 +544,7 @@ def engine(as_json: bool) -> None:
 
 cli.add_command(log)
 cli.add_command(usage)
+cli.add_command(probe)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.http_settings import check_http
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
+from lookupd.probe.servers import check_probe
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
 from lookupd.query_record import check_query_log
 from lookupd.settings import (
@@ -140,6 +141,7 @@ def _check(config: Config) -> None:
     if config.limits.history < 184 * 86_400:
         raise ConfigError("limits.history: less than 184d: the law wants half a year (NPR article 28)")
     _check_limits(config.limits)
+    check_probe(config.probe)
     _check_http(config)
     _check_engine(config)
     check_query_log(config)

@@ -21,11 +21,11 @@ from lookupd.access import OWN_NAME, Access
 from lookupd.canary import Canary
 from lookupd.config import read_config
 from lookupd.engine import Engine
-from lookupd.errors import ConfigError, LookupdError, StoreError
+from lookupd.errors import ConfigError, LookupdError
 from lookupd.fastpath.path import Path as FastPath
 from lookupd.fastpath.python import PythonPath
 from lookupd.handover import Message, Predecessor
-from lookupd.limits import READER_CHECK_SECONDS, STORE_POLL_SECONDS
+from lookupd.limits import STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
 from lookupd.observe.listener_metrics import ListenerMetrics
 from lookupd.observe.log import log, use_format
@@ -40,11 +40,10 @@ from lookupd.peer_keys import PeerKeys, read_peer_keys
 from lookupd.protocols.framings import FRAMINGS
 from lookupd.query_log import QueryLog
 from lookupd.second_look import warnings
+from lookupd.served_store import ServedStore
 from lookupd.settings import ClientSettings, Config, Endpoint
 from lookupd.status import ENGINE_HEADER, PEER_HEADER
 from lookupd.store.portable import Standing
-from lookupd.store.reader import Reader
-from lookupd.store.schema import format_digest
 from lookupd.succession import Succession
 from lookupd.supervise import Supervisor
 from lookupd.supervision import Supervision
@@ -94,6 +93,12 @@ class Daemon:
         self.access = self._take_clients(config)
         self.vitals = VitalSigns(self.metrics)
         self.for_peers = StoreForPeers(config.replica.name, lambda: self.engine.reader, self._standing)
+        self.store = ServedStore(
+            self.engine,
+            self.path.open_store,
+            changed=lambda: self.path.use_terms(self.access),
+            let_go=self.for_peers.let_go,
+        )
         peer = config.replica.peer
         withdrawn = legacy.withdrawn if legacy is not None and peer else None
         pair = Pair(follows=predecessor is not None, withdrawn=withdrawn)
@@ -125,8 +130,6 @@ class Daemon:
             )
         self._asked: set[asyncio.Task[bool]] = set()
         self._adopting: set[asyncio.Task[None]] = set()
-        self._store_trouble: str | None = None
-        self._readers_checked_at = time.monotonic()
 
     def _make_site(self, engine_name: str) -> web.Site:
         """What whoever answers over HTTP sees of us."""
@@ -210,7 +213,7 @@ class Daemon:
             log("config_warning", message=warning)
         self.secrets = secrets_of_daemon(self.config)
         self.query_log.use(self.config.query_log)
-        await self._open_store()
+        await self.store.open(self.config.store_path, self.config.store.map_size)
         if self.watch is not None:
             await self.watch.look()  # before the first answer: a replica that starts behind its peer stands back
         if self.predecessor is not None:
@@ -279,11 +282,7 @@ class Daemon:
         await self.query_log.close()
         if self.watch is not None:
             await self.watch.close()
-        if self.engine.reader is not None:
-            self.for_peers.let_go()
-            before, self.engine.reader = self.engine.reader, None
-            self.path.use_terms(self.access)
-            before.close()
+        self.store.close()
         await self.usages.close()
         log("stopped")
 
@@ -293,61 +292,15 @@ class Daemon:
         """Pin the newest state; a transport calls this before each batch of messages."""
         self.engine.begin(UnixSeconds(int(time.time())))
 
-    async def _open_store(self) -> None:
-        """Open and warm the store outside the event loop; not being there yet is no error.
-
-        A store that was open, and is replaced, answers until then, and goes on if the new one cannot be opened.
-        """
-        path, map_size = self.config.store_path, self.config.store.map_size
-        try:
-            started = time.monotonic()
-            reader = await asyncio.to_thread(self._open_warm, path, map_size)
-        except StoreError as error:
-            if str(error) != self._store_trouble:
-                self._store_trouble = str(error)
-                log("store_unavailable", reason=error)
-            return
-        self._store_trouble = None
-        before, self.engine.reader = self.engine.reader, reader
-        self.path.use_terms(self.access)
-        if before is not None:
-            self.for_peers.let_go()
-            before.close()
-            log("store_replaced", path=path)
-        state = reader.state
-        log(
-            "store_opened",
-            path=path,
-            serial=state.serial,
-            digest=format_digest(state.digest),
-            ported=state.ported,
-            damaged_blocks=len(reader.damaged),
-            warm_seconds=round(time.monotonic() - started, 3),
-        )
-
-    def _open_warm(self, path: Path, map_size: int) -> Reader:
-        """Every page read and every block checked, so that no call waits for the disk."""
-        reader = self.path.open_store(path, map_size)
-        reader.warm()
-        return reader
-
     async def _keep_store(self) -> None:
-        """Notice a store that appears, is replaced, or has new data; give back slots of dead readers."""
-        serial = -1
+        """Notice a store that appears, is replaced, or has new data."""
         while True:
             await asyncio.sleep(STORE_POLL_SECONDS)
-            reader = self.engine.reader
-            if reader is None or reader.replaced():
-                await self._open_store()
+            await self.store.look(self.config.store_path, self.config.store.map_size)
             self._check_listeners()
             self.begin_batch()
             self._tell_readiness()
-            if self.engine.reader is not None and self.engine.serial != serial:
-                serial = self.engine.serial
-                log("data", serial=serial, digest=format_digest(self.engine.reader.state.digest))
-            if self.engine.reader is not None and time.monotonic() - self._readers_checked_at > READER_CHECK_SECONDS:
-                self._readers_checked_at = time.monotonic()
-                self.engine.reader.check_readers()
+            self.store.tend()
 
     def _check_listeners(self) -> None:
         """A worker that cannot go on is no reason to limp: end, and be started anew. Raises LookupdError."""
@@ -363,7 +316,7 @@ class Daemon:
         if self._draining:
             return "draining"
         self.begin_batch()
-        return None if self.engine.usable else self._store_trouble or self.engine.reason
+        return None if self.engine.usable else self.store.trouble or self.engine.reason
 
     def _standing(self) -> Standing:
         """What the peer is told of us beside the store."""

@@ -210,6 +210,9 @@ HTTP_ARRAY_NUMBERS_MAX = 1000
 HTTP_ARRAY_BYTES_MAX = 64 * 1024
 """So many numbers, as people write them."""
 
+HTTP_ANSWER_BYTES_MAX = 2 * 1024 * 1024
+"""What `lookupd query` reads of an answer over HTTP: so many numbers have a fifth of it."""
+
 HTTP_LINE_BYTES_MAX = 256
 """A line that asks for a number: 40 characters, quoted, in an object, with room."""
 
@@ -219,8 +222,8 @@ HTTP_LINES_PER_SLICE = 200
 HTTP_LINES_MAX = 1_000_000
 """Lines of one request: their answers are 200 MB. More come in another one."""
 
-HTTP_BODY_SECONDS = 600.0
-"""How long a body may take in all: a client that wants fewer lines a second does without for a while."""
+HTTP_LINES_SECONDS = 600.0
+"""How long a body of lines may take in all, with the answers to it: the most lines there may be, at 1,700 a second."""
 
 HTTP_ENTRIES_MAX = 500
 """Entries of the journal in one answer: a few hundred kilobytes."""
@@ -582,6 +585,10 @@ HTTP_BACKLOG = 128
 HTTP_HEAD_SECONDS = 10.0
 """For TLS to be agreed, and again for the whole head of a request from its first byte: it is one packet."""
 
+HTTP_FIRST_SECONDS = 0.5
+"""How long a listener that closes waits for the first request of a connection that it has just taken: a handshake and a
+packet, which who goes on after us cannot have."""
+
 HTTP_BODY_SECONDS = 60.0
 """For the whole body of a request: 2 Mbit/s bring the largest."""
 
@@ -620,3 +627,61 @@ TOKEN_FILE_BYTES_MAX = 4096
 
 PEM_FILE_BYTES_MAX = 1 << 20
 """What is read of a certificate or key: a bundle of all public authorities has 230 kB."""
+
+# -- the probe -------------------------------------------------------------------------------------------
+
+PROBE_SERVERS_MAX = 64
+"""A pair in five dialects is ten; each server costs a socket, and a few hundred lines of metrics."""
+
+PROBE_INTERVAL_MIN_SECONDS = 0.01
+"""Between two questions to a server: a hundred a second are no load, and no sampling any more."""
+
+PROBE_TIMEOUT_MAX_SECONDS = 10.0
+"""The histogram's last bound; a caller has hung up by then."""
+
+PROBE_UNDER_WAY_MAX = 64
+"""Questions to one server at a time: as many sockets, when it is silent."""
+
+PROBE_KEEP_MIN_SECONDS = 215 * 86_400.0
+"""A half-year of 184 days is reported by the 10th of the next month, and corrected in the weeks after."""
+
+PROBE_EVERY_MIN_SECONDS, PROBE_EVERY_MAX_SECONDS = 0.1, 30.0
+"""Between two savings: what was measured since the last one dies with a process that is killed. The supervisor hears of
+us with each, and gives us up after a minute."""
+
+PROBE_PRUNE_HOURS_MAX = 24
+"""Forgotten in one hour, from the oldest on: a clock that is years ahead for a moment costs a day of the oldest."""
+
+PROBE_REDRAW_SECONDS = 3600.0
+"""Between two draws of numbers."""
+
+PROBE_MISSES_TOLD = 3
+"""Questions in a row without an answer before the log has it."""
+
+PROBE_HELD_UP_SECONDS = 0.1
+"""By which the end of a time-out may be noticed late; later, the probe itself was held up, and has measured that."""
+
+PROBE_QUESTIONS_PER_SOCKET = 60
+"""Over UDP, before another port is taken: which worker of a server is met follows from the port."""
+
+PROBE_PAST_MAX = 64
+"""Former questions whose late or repeated answers are known; with the next socket they are forgotten anyway."""
+
+PROBE_MESSAGES_PER_READ = 16
+"""Taken at once before others have their turn: a server that floods us must not stop the rest."""
+
+PROBE_HTTP_BYTES_MAX = 16_384
+"""Of the head, and of the body, of an answer over HTTP; one number's is under 1,000."""
+
+PROBE_NUMBERS_DRAWN = 1000
+"""Of each kind, each hour: with a question a second each is met three or four times, cold and then warm."""
+
+PROBE_BLOCKS_LISTED = 4096
+"""Blocks of a store that are listed to draw from: in a larger one places are drawn, so that drawing reads, and warms,
+no more than what is asked."""
+
+PROBE_FILE_BYTES_MAX = 16 << 20
+"""Of a file of numbers: a million of them."""
+
+PROBE_LEDGERS_MAX = 64
+"""That one report adds up."""

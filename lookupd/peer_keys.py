@@ -45,10 +45,8 @@ def read_peer_keys(replica: Replica, url: str) -> PeerKeys:
 
 def tls_trouble(error: BaseException | None) -> str | None:
     """What is wrong with the peer's certificate or ours, and the way out; None if it is something else."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        reason = getattr(error, "reason", None)
-        error = reason if isinstance(reason, BaseException) else error.__cause__
-    if error is None:
+    error = _first_cause(error)
+    if not isinstance(error, ssl.SSLError):
         return None
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _EXPIRED:
@@ -62,6 +60,17 @@ def tls_trouble(error: BaseException | None) -> str | None:
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return f"it does not take our certificate ({_words(reason)}): renew replica.peer_certificate"
     return f"no TLS: {_words(reason)}: does https:// listen there?"
+
+
+def _first_cause(error: BaseException | None) -> BaseException | None:
+    """Clients wrap it, aiohttp in an SSLError of its own that knows nothing."""
+    while error is not None:
+        reason = getattr(error, "reason", None)
+        cause = reason if isinstance(reason, BaseException) else error.__cause__
+        if cause is None:
+            break
+        error = cause
+    return error
 
 
 def _words(reason: str) -> str:

@@ -50,8 +50,7 @@ class QueryLog(Collector):
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._file: RotatingFile | None = None
-        self._lines = self._bytes = 0
-        """Of the files before this one."""
+        self._records = self._bytes = 0
         self._lost = dict.fromkeys(LOSSES, 0)
         self._lost_here = 0
         self._trouble: str | None = None
@@ -83,10 +82,8 @@ class QueryLog(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One scrape."""
-        file = self._file
-        lines, size = (0, 0) if file is None else (file.lines_total, file.bytes_total)
-        yield CounterMetricFamily("lookupd_query_log_records", "Records written to the query log.", self._lines + lines)
-        yield CounterMetricFamily("lookupd_query_log_bytes", "Bytes written to the query log.", self._bytes + size)
+        yield CounterMetricFamily("lookupd_query_log_records", "Records written to the query log.", self._records)
+        yield CounterMetricFamily("lookupd_query_log_bytes", "Bytes written to the query log.", self._bytes)
         dropped = CounterMetricFamily(
             "lookupd_query_log_dropped", "Records of the query log that were lost.", labels=["reason"]
         )
@@ -128,14 +125,12 @@ class QueryLog(Collector):
         self._trouble, self._lost_here = None, 0
         if file is not None:
             file.close()
-            self._lines += file.lines_total
-            self._bytes += file.bytes_total
 
     def _write(self, lines: bytes, count: int) -> None:
         file = self._file
         if file is None or not count:
             return
-        before = file.lines_total
+        before, bytes_before = file.lines_total, file.bytes_total
         try:
             for piece in _pieces(lines, min(QUERY_LOG_PIECE_BYTES, self._settings.file_size)):
                 file.append(piece)
@@ -145,6 +140,8 @@ class QueryLog(Collector):
             if self._trouble is not None:
                 log("query_log_resumed", path=file.path, lost=self._lost_here)
                 self._trouble, self._lost_here = None, 0
+        self._records += file.lines_total - before
+        self._bytes += file.bytes_total - bytes_before
 
     def _lose(self, file: RotatingFile, error: OSError, count: int) -> None:
         """Count them, and tell a trouble once, until it is over or another one. The next records are tried again."""

@@ -73,6 +73,7 @@ class LogReader:
         self._path = path
         self._left = False
         self._begun = b""
+        self._too_long = False
         try:
             self._files = _open_all(path)
         except OSError as error:
@@ -116,6 +117,7 @@ class LogReader:
 
     def _end_file(self) -> None:
         self._files.pop(0).close()
+        self._too_long = False
         if self._begun:
             self.damaged += 1
             self._begun = b""
@@ -126,11 +128,16 @@ class LogReader:
             self._begun = b""
         while line := file.readline(QUERY_LOG_LINE_BYTES_MAX):
             line = self._begun + line
-            if not line.endswith(b"\n") and len(line) < QUERY_LOG_LINE_BYTES_MAX:
-                self._begun = line
-                continue  # at the end of the file as it is
             self._begun = b""
-            if line.strip() and (record := self._decode(line)) is not None:
+            ends = line.endswith(b"\n")
+            if self._too_long:
+                self._too_long = not ends
+            elif len(line) >= QUERY_LOG_LINE_BYTES_MAX:
+                self.damaged += 1
+                self._too_long = not ends
+            elif not ends:
+                self._begun = line  # at the end of the file as it is
+            elif line.strip() and (record := self._decode(line)) is not None:
                 yield record
 
     def _decode(self, line: bytes) -> Record | None:

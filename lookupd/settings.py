@@ -286,16 +286,29 @@ class LogSettings(Section, frozen=True):
     format: Literal["text", "json"] = "text"
 
 
+class ProbeTimeouts(Section, frozen=True):
+    """How long a switch waits for an answer, and a call with it, by dialect."""
+
+    npq: Duration = Duration(0.5)
+    pdb: Duration = Duration(0.05)
+    enum: Duration = Duration(2)
+    sip: Duration = Duration(2)
+    http: Duration = Duration(1)
+
+
 class ProbeSettings(Section, frozen=True):
-    """`lookupd probe`: what a dip adds to a call's set-up. servers: as for `lookupd query --server`, and pdb://.
-    numbers: a file, one a line; empty = drawn from the store. unported_share: of the questions. interval:
-    between two questions to a server. path: a folder for what was measured; empty = STORE-probe. http: metrics."""
+    """`lookupd probe`: what a dip adds to a call's set-up. servers: as for `lookupd query --server`, and pdb:// and
+    http://. numbers: a file, one a line; empty = drawn from the store. unported_share: of the questions. interval:
+    between two questions to a server. path: a folder for what was measured; empty = STORE-probe. every: between two
+    savings. keep: how long. http: metrics."""
 
     servers: tuple[str, ...] = ()
     numbers: str = ""
     unported_share: float = 0.1
     interval: Duration = Duration(1)
+    timeouts: ProbeTimeouts = ProbeTimeouts()
     path: str = ""
+    every: Duration = Duration(10)
     keep: Duration = Duration(400 * 86_400)
     http: str | None = None
 

@@ -25,6 +25,8 @@ from loader.sync import Sync
 from loader.trust import Signer
 from lookupd.config import read_config
 from lookupd.fastpath import native_missing
+from lookupd.probe.servers import parse as parse_server
+from lookupd.probe.tally import Tally
 from tests.conftest import Workbench, free_port, run_daemon, serve
 from tests.exchange import Exchange
 from tests.nats_servers import Certificates, make_certificates
@@ -42,6 +44,7 @@ PROGRAMS = {
     "daemon": "`lookupd serve`: `listen.http`",
     "sync": "`lookupd-loader sync`: `sync.http`",
     "relay": "`lookupd-loader relay`: `sync.http`",
+    "probe": "`lookupd probe`: `probe.http`",
 }
 
 
@@ -169,6 +172,13 @@ async def collect_relay(folder: Path) -> list[Described]:
     return described(families_of(relay.metrics._registry))
 
 
+def collect_probe() -> list[Described]:
+    """Of a probe with a server of each dialect."""
+    hosts = ("udp://192.0.2.1", "pdb://192.0.2.1", "enum://192.0.2.1/np.example", "sip://192.0.2.1", "http://192.0.2.1")
+    tally = Tally(map(parse_server, hosts), None)
+    return described(families_of(tally._registry))
+
+
 async def collect_all(folder: Path) -> Listing:
     """Of all programs; a daemon's is what it tells with either engine."""
     assert native_missing() is None, "both engines are needed: install where Rust is"
@@ -177,6 +187,7 @@ async def collect_all(folder: Path) -> Listing:
         _add(found, "daemon", await collect_daemon(folder, engine))
     _add(found, "sync", await collect_sync(folder))
     _add(found, "relay", await collect_relay(folder))
+    _add(found, "probe", collect_probe())
     return found
 
 

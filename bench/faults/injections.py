@@ -88,7 +88,7 @@ def _diverge(replica: Replica, seconds: float) -> list[float]:
     struck = time.monotonic()
     wait_for("withdrawn", lambda: "withdrawn" in replica.readiness(), DIVERGED_SECONDS_MAX)
     time.sleep(max(struck + seconds / 2 - time.monotonic(), 0))
-    command = ("compare", replica.peer_url, "--store", str(replica.store), "--repair", "--reason", "noc: b is right")
+    command = ("compare", replica.peer_url, "--config", str(replica.config), "--repair", "--reason", "noc: b is right")
     replica.site.run(sys.executable, "-m", "loader.cli", *command)
     replica.wait_ready()
     return [struck]

@@ -44,7 +44,10 @@ npq = ["udp://0.0.0.0:4700", "tcp://0.0.0.0:4700"]
 pdb = ["udp://0.0.0.0:5574"]
 enum = ["udp://0.0.0.0:5353", "tcp://0.0.0.0:5353"]
 sip = ["udp://0.0.0.0:5060", "tcp://0.0.0.0:5060"]
-http = "http://0.0.0.0:9474"
+http = ["http://127.0.0.1:9474", "https://{address}:9474"]
+[http]
+certificate = "{certificate}"
+key = "{key}"
 [enum]
 apex = "{apex}"
 rn_context = "+886"
@@ -55,7 +58,10 @@ unported = "npdi"
 name = "all"
 sources = ["127.0.0.0/8", "192.0.2.0/24"]
 peer = true
+token_file = "{token}"
 """
+
+TOKEN = "shown-by-each-replica-to-the-other"
 
 
 class Right:
@@ -85,6 +91,15 @@ def make_store(folder: Path) -> Path:
     return store
 
 
+def _make_certificate(certificate: Path, key: Path, site: Site) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+         "-subj", f"/CN={site.name}", "-addext", f"subjectAltName=IP:{site.address}",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
 class Replica:
     """`lookupd serve` on a site, started again whenever it ends, until `close`."""
 
@@ -100,10 +115,28 @@ class Replica:
         self.config = self.folder / "lookupd.toml"
         self.folder.mkdir(parents=True)
         shutil.copytree(store, self.store)
-        self.peer_url = f"http://{peer.address}:9474" if peer is not None else ""
-        peer_line = f'peer = "http://{peer.address}:9474"' if peer is not None else ""
+        certificate, key, token = (self.folder / name for name in ("http.crt", "http.key", "token"))
+        _make_certificate(certificate, key, site)
+        token.write_text(TOKEN)
+        token.chmod(0o600)
+        self.peer_url = ""
+        peer_lines = ""
+        if peer is not None:
+            self.peer_url = f"https://{peer.address}:9474"
+            authority = folder / peer.name / certificate.name  # each is its own authority
+            peer_lines = f'peer = "{self.peer_url}"\npeer_ca = "{authority}"\npeer_token_file = "{token}"'
         self.config.write_text(
-            CONFIGURATION.format(name=site.name, peer=peer_line, engine=engine, store=self.store, apex=APEX)
+            CONFIGURATION.format(
+                name=site.name,
+                peer=peer_lines,
+                engine=engine,
+                store=self.store,
+                apex=APEX,
+                address=site.address,
+                certificate=certificate,
+                key=key,
+                token=token,
+            )
         )
         self.starts = 0
         self._wanted = threading.Event()

@@ -50,10 +50,11 @@ def query(server: Server, asked: str, timeout: float) -> AnswerView:
         raise NoAnswer(f"{server.url}: {str(error) or 'no answer'}") from None
     except dns.exception.DNSException as error:
         raise WrongAnswer(f"{server.url}: no DNS answer: {error or type(error).__name__}") from None
-    return _read(server, asked, answer)
+    return read_answer(server, asked, answer)
 
 
-def _read(server: Server, asked: str, answer: dns.message.Message) -> AnswerView:
+def read_answer(server: Server, asked: str, answer: dns.message.Message) -> AnswerView:
+    """What an answer to our question says. Raises WrongAnswer."""
     serial, age_seconds = _told(answer)
     rcode = answer.rcode()
     if rcode != dns.rcode.NOERROR:

@@ -49,17 +49,17 @@ def query(server: Server, asked: str, timeout: float) -> AnswerView:
         with closing(socket.socket(family, kind)) as sock:
             sock.settimeout(timeout)
             sock.connect((server.host, server.port))
-            dialog = _Dialog(server, asked, sock.getsockname())
+            dialog = Dialog(server, asked, sock.getsockname())
             reply = (_ask_stream if server.tcp else _ask_datagrams)(sock, dialog, timeout)
             sock.sendall(dialog.request("ACK", reply.fields.get("to", "")))
     except TimeoutError:
         raise NoAnswer(f"{server.url}: no answer within {timeout:g} s") from None
     except OSError as error:
         raise NoAnswer(f"{server.url}: {error.strerror or error}") from None
-    return _read(server, asked, reply)
+    return read_answer(server, asked, reply)
 
 
-class _Dialog:
+class Dialog:
     """What the requests of one question share."""
 
     def __init__(self, server: Server, asked: str, local: tuple[object, ...]) -> None:
@@ -101,7 +101,7 @@ def _host_port(host: str, port: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _ask_datagrams(sock: socket.socket, dialog: _Dialog, timeout: float) -> Reply:
+def _ask_datagrams(sock: socket.socket, dialog: Dialog, timeout: float) -> Reply:
     """Ask, and again as the RFC says. Raises TimeoutError, OSError."""
     until = time.monotonic() + timeout
     wait = T1_SECONDS
@@ -120,7 +120,7 @@ def _ask_datagrams(sock: socket.socket, dialog: _Dialog, timeout: float) -> Repl
     raise TimeoutError
 
 
-def _ask_stream(sock: socket.socket, dialog: _Dialog, timeout: float) -> Reply:
+def _ask_stream(sock: socket.socket, dialog: Dialog, timeout: float) -> Reply:
     """Ask once. An answer of ours has no body: whatever lies behind its head is not read. Raises as above."""
     until = time.monotonic() + timeout
     sock.sendall(dialog.request("INVITE"))
@@ -141,7 +141,8 @@ def _ask_stream(sock: socket.socket, dialog: _Dialog, timeout: float) -> Reply:
     raise ConnectionError("the server sent more than an answer has")
 
 
-def _read(server: Server, asked: str, reply: Reply) -> AnswerView:
+def read_answer(server: Server, asked: str, reply: Reply) -> AnswerView:
+    """What the answer to our INVITE says. Raises WrongAnswer."""
     told = _TOLD.fullmatch(reply.fields.get("x-lookupd", ""))
     serial = int(told[1]) if told else 0
     age_seconds = int(told[2]) if told and told[2] != "-" else None

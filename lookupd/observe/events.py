@@ -43,6 +43,7 @@ AREAS = {
     "LK22": "The scrub",
     "LK23": "The fleet's relay",
     "LK24": "A replica of a fleet",
+    "LK25": "The probe",
 }
 
 EVENTS: dict[str, Event] = {
@@ -313,6 +314,27 @@ EVENTS: dict[str, Event] = {
         "LK2409", "warning", _fields("feed stream reason"),
         "The engine did not take our word; the next one says it too.",
     ),
+    "probing": Event("LK2501", "info", _fields("servers path ported unported"), "The probe asks its servers."),
+    "probe_unanswered": Event(
+        "LK2502", "warning", _fields("server reason"),
+        "A server did not answer three questions of the probe in a row, or had no data.",
+        "See the reason: the switches beside the probe have the same trouble.",
+    ),
+    "probe_answered_again": Event("LK2503", "info", _fields("server missed"), "It answers again."),
+    "probe_numbers_kept": Event(
+        "LK2504", "warning", _fields("reason"), "No other numbers could be drawn; those of the last hour are asked on.",
+        "See the reason.",
+    ),
+    "probe_unsaved": Event(
+        "LK2505", "error", _fields("reason"), "What was measured cannot be saved; it waits in memory.",
+        "See the reason: a full disk, or the folder's rights.",
+    ),
+    "probe_damaged": Event(
+        "LK2507", "error", _fields("reason kept_as"),
+        "The ledger of the probe is damaged: it was put aside, and a new one begun.",
+        "Keep the file: what it has is not in reports any more.",
+    ),
+    "probe_saved_again": Event("LK2506", "info", _fields("path"), "It is saved again, with what waited."),
 }  # fmt: skip
 
 

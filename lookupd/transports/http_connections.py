@@ -24,6 +24,7 @@ from lookupd.limits import (
     HTTP_BODY_SECONDS,
     HTTP_CONNECTIONS_MAX,
     HTTP_CONNECTIONS_PER_SOURCE_MAX,
+    HTTP_FIRST_SECONDS,
     HTTP_HEAD_SECONDS,
     HTTP_SEND_BUFFER_BYTES,
     HTTP_STRANGERS_MAX,
@@ -42,16 +43,8 @@ class Connection(web.RequestHandler):
     """What aiohttp does of one connection, and how long each part of it takes."""
 
     __slots__ = (
-        "_asked",
-        "_asked_at",
-        "_heard_at",
-        "_leave",
-        "_stalled_at",
-        "_streams",
-        "_wire",
-        "context",
-        "is_retired",
-    )
+        "_asked", "_asked_at", "_heard_at", "_leave", "_made_at", "_stalled_at", "_streams", "_wire", "is_retired",
+    )  # fmt: skip
 
     def __init__(self, server: web.Server, leave: Callable[[Connection], None], **options: object) -> None:
         """leave: told when it has ended. options: aiohttp's."""
@@ -61,16 +54,14 @@ class Connection(web.RequestHandler):
         self._heard_at: float | None = None
         self._stalled_at: float | None = None
         self._asked: web.Request | None = None
-        self._asked_at = 0.0
+        self._asked_at = self._made_at = 0.0
         self._streams = False
-        self.context: object = None
         self.is_retired = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._wire = cast(asyncio.Transport, transport)
-        self._heard_at = self._loop.time()
-        self.context = transport.get_extra_info("sslcontext")
+        self._heard_at = self._made_at = self._loop.time()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -112,6 +103,11 @@ class Connection(web.RequestHandler):
     def end(self) -> None:
         """It has an answer."""
         self._asked = self._heard_at = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was asked on it yet, and it may well be soon."""
+        return self._wire is not None and not self._asked_at and self._loop.time() - self._made_at < HTTP_FIRST_SECONDS
 
     def overdue(self, now: float) -> str | None:
         """Why it should end: of HTTP_CLOSURES. None = it may go on."""
@@ -168,13 +164,17 @@ class Acceptor:
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
 
     async def stop(self) -> None:
-        """Take no more."""
+        """Take no more; those that were taken a moment ago may still ask what they came for."""
         if self._accepting is None:
             return
         self._accepting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._accepting
         self._sock.close()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HTTP_FIRST_SECONDS
+        while loop.time() < until and (self._tasks or any(each.is_new for each in self._connections)):
+            await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
 

@@ -173,13 +173,13 @@ class Guard:
         if self.access.is_own(host, port):
             return self.access.clients[-1]
         holders = self.access.holders(host)
-        if anonymous or self._is_local:
-            return holders[0]
         shown = _shown_token(request)
         names = certificate_names(request.get_extra_info("peercert"))
         proven = [client for client in holders if self._proves(client, shown, names)]
         if proven:
             return proven[0]
+        if anonymous or self._is_local:
+            return holders[0]
         why = (
             "this token or certificate is not of a client with this address"
             if shown or names

@@ -257,7 +257,8 @@ _STATUS_WORDS = {
 
 def _many() -> Schema:
     # A body of lines has no schema: whatever stands in a line, a line comes back that says so.
-    asked = {"anyOf": [_TEXT, _WHOLE, _record({"number": {"type": ["string", "integer"]}})]}
+    number: Schema = {"anyOf": [_TEXT, _WHOLE | {"minimum": 0}]}
+    asked = {"anyOf": [*number["anyOf"], _record({"number": number})]}
     operation = _operation(
         "The answers to many numbers, in their order",
         {"type": "array", "items": _ref("AnswerOrError")},

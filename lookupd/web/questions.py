@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -17,10 +17,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from lookupd.limits import (
     HTTP_ARRAY_BYTES_MAX,
     HTTP_ARRAY_NUMBERS_MAX,
-    HTTP_BODY_SECONDS,
     HTTP_LINE_BYTES_MAX,
     HTTP_LINES_MAX,
     HTTP_LINES_PER_SLICE,
+    HTTP_LINES_SECONDS,
     HTTP_STALL_SECONDS,
 )
 from lookupd.web.errors import Problem
@@ -28,14 +28,15 @@ from lookupd.web.errors import Problem
 NDJSON = "application/x-ndjson"
 NO_QUESTION = 'not a question: a number, "number", or {"number": "..."}'
 
-_Digits = Annotated[int, msgspec.Meta(ge=0)]
+_Number = str | int | float
+"""As JSON has it: 886912345678.0 is a whole number, too."""
 
 
 class _Named(msgspec.Struct):
-    number: str | _Digits
+    number: _Number
 
 
-_Asked = str | _Digits | _Named
+_Asked = _Number | _Named
 _decode_line = msgspec.json.Decoder(_Asked).decode
 _decode_array = msgspec.json.Decoder(list[_Asked]).decode
 
@@ -63,7 +64,11 @@ async def read_array(request: web.Request) -> list[Question]:
         raise Problem(400, f"body: {error}", 'an array of numbers: ["+886912345678"]') from None
     if len(asked) > HTTP_ARRAY_NUMBERS_MAX:
         raise Problem(413, f"more than {HTTP_ARRAY_NUMBERS_MAX:,} numbers", f"send {NDJSON}")
-    return [Question(at, _text(each)) for at, each in enumerate(asked, 1)]
+    found = [Question(at, _text(each)) for at, each in enumerate(asked, 1)]
+    for at, text in found:
+        if text is None:
+            raise Problem(400, f"body: {NO_QUESTION} - at `$[{at - 1}]`")
+    return found
 
 
 async def read_lines(request: web.Request) -> AsyncIterator[list[Question]]:
@@ -104,14 +109,17 @@ def _read_line(line: bytes, as_text: bool) -> str | None:
         return None
 
 
-def _text(asked: _Asked) -> str:
+def _text(asked: _Asked) -> str | None:
+    """None for what no number can be meant by: 0.5, -1."""
     found = asked.number if isinstance(asked, _Named) else asked
-    return found if isinstance(found, str) else str(found)
+    if isinstance(found, str):
+        return found
+    return str(int(found)) if found >= 0 and found == int(found) else None
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
     """The body as it comes, at most 128 KiB of it waiting. Raises as `read_lines`."""
-    until = time.monotonic() + HTTP_BODY_SECONDS
+    until = time.monotonic() + HTTP_LINES_SECONDS
     while True:
         left = until - time.monotonic()
         try:
@@ -119,7 +127,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
                 piece = await request.content.readany()
         except TimeoutError:
             if left < HTTP_STALL_SECONDS:
-                raise Problem(408, f"the body took over {HTTP_BODY_SECONDS:g} s", "send the rest again") from None
+                raise Problem(408, f"the body took over {HTTP_LINES_SECONDS:g} s", "send the rest again") from None
             raise Problem(408, f"nothing came for {HTTP_STALL_SECONDS:g} s") from None
         except HttpProcessingError as error:
             raise Problem(400, f"body: {error.message}") from None

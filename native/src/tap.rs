@@ -133,6 +133,8 @@ struct Queue {
     dialect: &'static str,
     transport: &'static str,
     records: Mutex<Vec<Record>>,
+    /// Empty, with the room of the last time: a worker whose queue begins anew would have to ask for memory.
+    spare: Mutex<Vec<Record>>,
     lost: AtomicU64,
 }
 
@@ -143,6 +145,13 @@ impl Queue {
         self.lost.fetch_add(records.len().saturating_sub(room) as u64, Ordering::Relaxed);
         records.truncate(room);
         waiting.append(records);
+    }
+
+    /// Each record that waits. The worker is kept out for no longer than two vectors take to change places.
+    fn take_out(&self, take: impl FnMut(Record)) {
+        let mut spare = locked(&self.spare);
+        std::mem::swap(&mut *locked(&self.records), &mut *spare);
+        spare.drain(..).for_each(take);
     }
 }
 
@@ -161,7 +170,13 @@ impl Tap {
     /// A worker's own tape. dialect: `Dialect::INDEX`.
     pub fn tape(self: &Arc<Tap>, dialect: usize, transport: &'static str) -> Tape {
         let dialect = DIALECT_NAMES.get(dialect).copied().unwrap_or_default();
-        let queue = Arc::new(Queue { dialect, transport, records: Mutex::default(), lost: AtomicU64::new(0) });
+        let queue = Arc::new(Queue {
+            dialect,
+            transport,
+            records: Mutex::default(),
+            spare: Mutex::default(),
+            lost: AtomicU64::new(0),
+        });
         locked(&self.queues).push(Arc::clone(&queue));
         Tape { tap: Arc::clone(self), queue, records: Vec::new(), sample: 0, outcomes: 0, until_next: 0 }
     }
@@ -180,24 +195,32 @@ impl Tap {
     /// Append a line for each record so far, the oldest first; returns how many.
     pub fn drain(&self, out: &mut Vec<u8>) -> usize {
         let lists = locked(&self.lists).clone();
+        let queues = locked(&self.queues).clone();
         let mut drained = Vec::new();
+        for (at, queue) in queues.iter().enumerate() {
+            queue.take_out(|record| drained.push((record, at)));
+        }
+        drained.sort_by_key(|(record, _)| record.at_ns);
+        let full = self.full.load(Ordering::Relaxed);
+        for (record, at) in &drained {
+            let list = lists.iter().find(|list| list.id() == record.list);
+            let client = list.map_or("?", |list| list.client(record.client as usize).name());
+            record.write(client, &queues[*at], full, out);
+        }
+        drop(queues);
+        self.forget_ended();
+        drained.len()
+    }
+
+    /// Let go of queues that are empty and whose worker has ended.
+    fn forget_ended(&self) {
         locked(&self.queues).retain(|queue| {
-            let ended = Arc::strong_count(queue) == 1; // asked first: what is put in afterwards is not lost with it
-            let records = std::mem::take(&mut *locked(&queue.records));
-            drained.extend(records.into_iter().map(|record| (record, Arc::clone(queue))));
+            let ended = Arc::strong_count(queue) == 1 && locked(&queue.records).is_empty();
             if ended {
                 self.lost.fetch_add(queue.lost.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             !ended
         });
-        drained.sort_by_key(|(record, _)| record.at_ns);
-        let full = self.full.load(Ordering::Relaxed);
-        for (record, queue) in &drained {
-            let list = lists.iter().find(|list| list.id() == record.list);
-            let client = list.map_or("?", |list| list.client(record.client as usize).name());
-            record.write(client, queue, full, out);
-        }
-        drained.len()
     }
 
     /// Records that found no room, since the start.

@@ -536,3 +536,28 @@ def test_daemon_with_a_bad_key_does_not_start(loaded: Workbench) -> None:
     with pytest.raises(AssertionError, match="chmod o="), run_daemon(config):
         pass
     assert time.monotonic() - began < 20
+
+
+def test_no_scrape_over_https_is_lost_to_a_successor(loaded: Workbench) -> None:
+    authority = Authority(loaded.folder)
+    own = authority.issue("server")
+    token = write_secret(loaded.folder / "token", TOKEN)
+    port = free_port()
+    config = loaded.config(
+        f'[http]\ncertificate = "{own.certificate}"\nkey = "{own.key}"\n'
+        f'[[client]]\nname = "noc"\nsources = ["127.0.0.1"]\ntoken_file = "{token}"\n',
+        f'http = "https://0.0.0.0:{port}"',
+    )
+    log = config.with_suffix(".log")
+    with run_daemon(config) as process:
+        os.kill(process.pid, signal.SIGUSR2)
+        scrapes = 0
+        try:
+            while process.poll() is None:
+                assert scraped(authority.file, port, TOKEN)
+                scrapes += 1
+        finally:
+            for follower in re.findall(r"handing_over to=(\d+)", log.read_text()):
+                os.kill(int(follower), signal.SIGTERM)
+        assert "handing_over" in log.read_text()
+        assert scrapes > 1

@@ -125,4 +125,4 @@ def test_address_leaves_who_is_not_ready_and_comes_back_only_once_it_is(ground: 
 def test_page_has_what_lookupd_takes(tmp_path: Path) -> None:
     config = tmp_path / "lookupd.toml"
     config.write_text(block_of(PAGE, "/etc/lookupd/lookupd.toml"))
-    assert read_config(config).listen.http == "http://0.0.0.0:9474"
+    assert read_config(config).listen.http_urls == ("http://127.0.0.1:9474", "https://192.0.2.10:9474")

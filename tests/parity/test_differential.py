@@ -76,7 +76,7 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     assert met["pdb"] == answered | {"refused 1", "odd 0", *(f"dropped {at}" for at in (0, 1, 2, 4)), "unreadable 0"}
 
 
-@pytest.mark.parametrize("fault", ["a byte", "a silence", "a count"])
+@pytest.mark.parametrize("fault", ["a byte", "a silence", "a count", "a record"])
 def test_difference_is_found_and_can_be_seen_again(opened: Opened, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     if fault == "a byte":
         monkeypatch.setattr(npq, "FLAG_RESTRICTED", 2)
@@ -85,13 +85,15 @@ def test_difference_is_found_and_can_be_seen_again(opened: Opened, monkeypatch: 
     elif fault == "a silence":
         monkeypatch.setattr(pdb, "PDB_MESSAGE_BYTES_MAX", 254)
         monkeypatch.setattr(npq, "NPQ_NUMBERS_MAX", 999)
-    else:
+    elif fault == "a count":
         monkeypatch.setattr("lookupd.fastpath.batch.NO_ROOM", 2)
+    else:
+        monkeypatch.setattr("lookupd.fastpath.batch.DROPPED_LABEL", "refused")
     found = [(chunk, report) for chunk in range(40) if (report := opened.run_chunk(chunk, 5000)[1]) is not None]
     assert found
     chunk, report = found[0]
     assert f"--seed 1 --chunk {chunk}" in report
-    assert ("dropped: python" if fault == "a count" else "asked ") in report
+    assert {"a count": "dropped: python", "a record": "query log"}.get(fault, "asked ") in report
     assert opened.run_chunk(chunk, 5000)[1] == report  # the same again
 
 

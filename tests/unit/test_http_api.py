@@ -98,7 +98,7 @@ async def test_lines_over_the_bound_end_the_stream_with_a_reason(
         assert await ask_lines(session, b"110") != []
 
 
-@pytest.mark.parametrize("bound", ["HTTP_STALL_SECONDS", "HTTP_BODY_SECONDS"])
+@pytest.mark.parametrize("bound", ["HTTP_STALL_SECONDS", "HTTP_LINES_SECONDS"])
 async def test_body_that_stops_coming_ends_the_stream_with_a_reason(
     loaded: Workbench, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:

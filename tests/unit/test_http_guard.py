@@ -200,6 +200,16 @@ async def test_loopback_listener_wants_no_key(site: Site) -> None:
             assert reply.status == 200
 
 
+async def test_token_picks_its_client_on_loopback_too(site: Site) -> None:
+    peer = write_secret(site.folder / "peer-token", NEW_TOKEN)
+    more = f'[[client]]\nname = "twin"\nsources = ["127.0.0.1"]\npeer = true\ntoken_file = "{peer}"\n'
+    async with serve(site.config(more)) as served, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{served.port('http', 'http')}/v1/store/state"
+        for headers, status in (({}, 403), (bearer("wrong"), 403), (bearer(NEW_TOKEN), 200)):
+            async with session.get(url, headers=headers) as reply:
+                assert reply.status == status
+
+
 async def test_address_on_no_list_is_told_so_and_gets_no_handshake(loaded: Workbench) -> None:
     bench = Site(loaded)
     client = '[[client]]\nname = "x"\nsources = ["192.0.2.0/24"]\n'

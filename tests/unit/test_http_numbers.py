@@ -108,7 +108,7 @@ async def test_client_over_its_rate_is_told_so(loaded: Workbench) -> None:
 async def test_a_line_comes_back_for_each_line(loaded: Workbench) -> None:
     lines = [
         b'"+886912345678"', b"886912345678", b'{"number": "0912-345-678"}', b"", b"{", b'{"number": null}', b'"x"',
-        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1e5", b"-5",
+        b"\xff", b'"' + b"1" * HTTP_LINE_BYTES_MAX + b'"', b'"110"', b"[" * 200, b"1.5", b"-5",
     ]  # fmt: skip
     async with site(loaded) as (served, session):
         found = await ask_lines(session, b"\n".join(lines))
@@ -149,11 +149,11 @@ async def test_answers_come_while_lines_are_sent(loaded: Workbench) -> None:
 
 async def test_array_is_answered_by_an_array(loaded: Workbench) -> None:
     async with site(loaded) as (_, session):
-        async with session.post("/v1/numbers", json=["0912345678", 886912345678, {"number": "110"}]) as reply:
+        async with session.post("/v1/numbers", json=["0912345678", 886912345678.0, {"number": "110"}]) as reply:
             assert [told["outcome"] for told in await reply.json()] == ["ported", "ported", "not_portable"]
         async with session.post("/v1/numbers", json=["110"] * (HTTP_ARRAY_NUMBERS_MAX + 1)) as reply:
             assert (reply.status, "ndjson" in (await reply.json())["way_out"]) == (413, True)
-        for body in (b"", b"{}", b"[null]", b"[" * 10_000, b"\xff"):
+        for body in (b"", b"{}", b"[null]", b"[" * 10_000, b"\xff", b"[-1]", b"[0.5]", b"[1e999]"):
             async with session.post("/v1/numbers", data=body, headers={"Content-Type": "application/json"}) as reply:
                 assert (reply.status, "body" in (await reply.json())["error"]) == (400, True)
 

@@ -129,7 +129,7 @@ def test_english_help_is_the_same_after_another_language_was_spoken(path: tuple[
 def test_examples_keep_their_commands_and_their_columns() -> None:
     english, chinese = show_help(("lookupd", "query"), ENGLISH), show_help(("lookupd", "query"), CHINESE)
     examples = [line for line in english.splitlines() if "lookupd query 0912345678" in line]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for line in examples:
         assert line.replace("Examples:", "範例：   ") in chinese.splitlines()
 

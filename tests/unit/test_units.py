@@ -97,7 +97,9 @@ def test_service_has_no_capability_and_never_gives_up(service: str) -> None:
     of = settings(UNITS / service)
     assert of["CapabilityBoundingSet"] == of["AmbientCapabilities"] == [""]
     assert (of["Restart"], of["StartLimitIntervalSec"]) == (["always"], ["0"])
-    assert of["User"] == (["lookupd"] if service == "lookupd@.service" else ["lookupd-sync"])
+    assert of["User"] == (
+        ["lookupd"] if service in {"lookupd@.service", "lookupd-probe@.service"} else ["lookupd-sync"]
+    )
     assert of["Group"] == ["lookupd"]
     # systemd would give the folder to the unit that starts last.
     assert "StateDirectory" not in of

@@ -1,0 +1,146 @@
+"""Ask numbers over HTTP, many in one request, as a program in a web shop or a ticket system does."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from lookupd.client import NoAnswer
+from lookupd.clients import Server, WrongAnswer, is_poor
+from lookupd.errors import LookupdError
+from lookupd.key_files import load_authorities, read_tokens
+from lookupd.limits import HTTP_ANSWER_BYTES_MAX, HTTP_ARRAY_NUMBERS_MAX
+from lookupd.model import AnswerView, Outcome
+
+_LABELS = frozenset(outcome.label for outcome in Outcome)
+_CERTIFICATE = "its certificate is not trusted"
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """What https needs beside the URL: files with the client's token, and with the authorities that are believed."""
+
+    token_file: str | None = None
+    ca_file: str | None = None
+
+
+def query(servers: Sequence[Server], numbers: Sequence[str], timeout: float, keys: Keys) -> list[AnswerView]:
+    """The answers to numbers as people write them. A server that gives none, or a poor one, is followed by the next.
+
+    timeout: seconds, for each request. Raises NoAnswer, WrongAnswer, LookupdError.
+    """
+    return asyncio.run(_ask_in_turn(servers, numbers, timeout, keys))
+
+
+async def _ask_in_turn(
+    servers: Sequence[Server], numbers: Sequence[str], timeout: float, keys: Keys
+) -> list[AnswerView]:
+    found: dict[int, AnswerView] = {}
+    trouble: list[str] = []
+    for server in servers:
+        wanted = [at for at in range(len(numbers)) if at not in found or is_poor(found[at])]
+        if not wanted:
+            break
+        try:
+            async with _session(server, timeout, keys) as session:
+                for first in range(0, len(wanted), HTTP_ARRAY_NUMBERS_MAX):
+                    part = wanted[first : first + HTTP_ARRAY_NUMBERS_MAX]
+                    found |= zip(part, await _ask(session, server, [numbers[at] for at in part]), strict=True)
+        except NoAnswer as error:
+            trouble.append(str(error))
+    if len(found) < len(numbers):
+        raise NoAnswer("; ".join(trouble))
+    return [found[at] for at in range(len(numbers))]
+
+
+def _session(server: Server, timeout: float, keys: Keys) -> aiohttp.ClientSession:
+    """Raises LookupdError if a file is not what it should be."""
+    headers = {"User-Agent": "lookupd"}
+    connector = None
+    if server.dialect == "https":
+        connector = aiohttp.TCPConnector(ssl=_context(keys.ca_file))
+        if keys.token_file is not None:
+            headers["Authorization"] = f"Bearer {read_tokens('--token-file', keys.token_file)[-1]}"
+    elif keys.token_file is not None:
+        raise LookupdError(f"server {server.url}: a token is sent over https:// only, where nobody listens in")
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    )
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is None:
+        context.load_default_certs()
+    else:
+        load_authorities(context, "--ca-file", ca_file)
+    return context
+
+
+async def _ask(session: aiohttp.ClientSession, server: Server, numbers: list[str]) -> list[AnswerView]:
+    """One request. Raises NoAnswer, WrongAnswer."""
+    body = msgspec.json.encode([number.encode("utf-8", "replace").decode() for number in numbers])
+    json_body = {"Content-Type": "application/json"}
+    try:
+        async with session.post(
+            f"{server.url}/v1/numbers", data=body, headers=json_body, allow_redirects=False
+        ) as reply:
+            told = await _read(reply, server)
+    except TimeoutError:
+        raise NoAnswer(f"{server.url}: no answer in time: --timeout has more") from None
+    except aiohttp.ClientConnectorCertificateError as error:
+        why = getattr(error.certificate_error, "verify_message", None) or type(error.certificate_error).__name__
+        raise NoAnswer(f"{server.url}: {_CERTIFICATE}: {why}: --ca-file names its authority") from None
+    except aiohttp.ClientConnectorError as error:
+        why = errno.errorcode.get(error.os_error.errno or 0, "") and os.strerror(error.os_error.errno or 0)
+        raise NoAnswer(f"{server.url}: {why or error.os_error}") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise NoAnswer(f"{server.url}: {type(error).__name__}: does HTTP listen there?") from None
+    if reply.status != 200:
+        raise NoAnswer(f"{server.url}: HTTP {reply.status}{_reason(told)}")
+    return _views(server, told, len(numbers))
+
+
+async def _read(reply: aiohttp.ClientResponse, server: Server) -> bytes:
+    body = bytearray()
+    async for piece in reply.content.iter_any():
+        body += piece
+        if len(body) > HTTP_ANSWER_BYTES_MAX:
+            raise WrongAnswer(f"{server.url}: an answer of more than {HTTP_ANSWER_BYTES_MAX:,} bytes")
+    return bytes(body)
+
+
+def _views(server: Server, told: bytes, count: int) -> list[AnswerView]:
+    try:
+        views = msgspec.json.decode(told, type=list[AnswerView])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise WrongAnswer(f"{server.url}: no answers: does lookupd listen there?") from None
+    if len(views) != count:
+        raise WrongAnswer(f"{server.url}: {len(views)} answers to {count} numbers")
+    for view in views:
+        texts = (view.network_code, view.routing_number, view.operator)
+        if view.outcome not in _LABELS or not all((text or "").isprintable() for text in texts):
+            raise WrongAnswer(f"{server.url}: an answer that cannot be one")
+    return views
+
+
+def _reason(told: bytes) -> str:
+    """What an error says, fit to be printed; a guard says it in plain text."""
+    try:
+        found: Any = msgspec.json.decode(told)
+        text = found.get("error", "") if isinstance(found, dict) else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        text = told.decode("utf-8", "replace").partition("\n")[0]
+    shown = "".join(each for each in str(text)[:200] if each.isprintable())
+    return f": {shown}" if shown else ""
