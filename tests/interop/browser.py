@@ -108,7 +108,7 @@ class Browser:
         wait_until(condition, seconds)
 
     def run(self, script: str, *arguments: object) -> Any:
-        """In the page, as its own scripts run."""
+        """In the page."""
         return self.driver.execute_script(script, *arguments)
 
     def shoot(self, path: Path) -> None:
@@ -122,13 +122,16 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browse(folder: Path, size: tuple[int, int] = LAPTOP, language: str = "en-US") -> Iterator[Browser]:
-    """folder: where its profile is kept, so that a second one there remembers. language: of its user."""
+def browse(
+    folder: Path, size: tuple[int, int] = LAPTOP, language: str = "en-US", more: tuple[str, ...] = ()
+) -> Iterator[Browser]:
+    """folder: where its profile is kept, so that a second one there remembers. language: of its user.
+    more: of Chromium's command line."""
     options = webdriver.ChromeOptions()
     assert CHROMIUM
     assert DRIVER
     options.binary_location = CHROMIUM
-    for argument in (*ARGUMENTS, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
+    for argument in (*ARGUMENTS, *more, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(argument)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium has none for root

@@ -21,7 +21,8 @@ from selenium.webdriver.common.keys import Keys
 from lookupd.model import Vitals
 from lookupd.store.portable import StoreState
 from lookupd.web.page import POLICY
-from tests.conftest import NETWORKS, free_port, halt
+from tests.certificates import TOKEN, Authority, write_secret
+from tests.conftest import NETWORKS, Workbench, free_port, halt, run_daemon
 from tests.interop.browser import LAPTOP, PHONE, WALL, Browser, browse, needs_chromium
 from tests.interop.page_site import EVERYTHING, Replica, both, load, make_pair
 
@@ -331,6 +332,26 @@ def test_numbers_are_masked_for_who_may_not_see_the_past(browser: Browser, tmp_p
         browser.open(replica.url)
         browser.wait_for("+88691234****", "notice-list")
         assert "886912345679" not in browser.driver.page_source
+
+
+def test_page_is_shown_over_https_to_who_has_the_token(tmp_path: Path) -> None:
+    """As a screen on a wall asks, which nobody logs in to: name and password in its address."""
+    bench, port = Workbench(tmp_path), free_port()
+    bench.load_tables()
+    bench.snapshot()
+    server = Authority(tmp_path).issue("server")
+    token = write_secret(tmp_path / "token", TOKEN)
+    settings = (
+        f'[http]\ncertificate = "{server.certificate}"\nkey = "{server.key}"\n'
+        f'[[client]]\nname = "noc"\nsources = ["127.0.0.0/8"]\nmay = ["status"]\ntoken_file = "{token}"\n'
+    )
+    config = bench.config(settings, f'http = ["https://0.0.0.0:{port}"]')
+    with run_daemon(config), browse(tmp_path, more=("--ignore-certificate-errors",)) as browser:
+        browser.open(f"https://noc:{TOKEN}@127.0.0.1:{port}/")
+        browser.wait_for("Live", "live")
+        browser.wait(lambda: len(browser.find("#notice-list tr")) == 3)
+        ask(browser, "0912345678")
+        browser.wait_for("This is not shown to this client.", "answer")
 
 
 # -- silence -----------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 import {make, pairs} from "./draw.js";
 import {kindWords, stateWords} from "./feeds.js";
 import {outcomeWords} from "./replicas.js";
+import {get} from "./requests.js";
 import {count, moment, span, t} from "./words.js";
 
-const PATIENCE = 5000;
 const answer = document.getElementById("answer");
 let asked = 0;
 
@@ -25,9 +25,9 @@ async function explain(number, past) {
   const path = `v1/numbers/${encodeURIComponent(number)}`;
   const query = when ? `?as_of=${encodeURIComponent(when.toISOString().replace(/\.\d+Z$/, "Z"))}` : "";
   try {
-    let [status, told] = await get(`${path}/explanation${query}`);
+    let [status, told] = await read(`${path}/explanation${query}`);
     const isHidden = status === 403;
-    if (isHidden && !when) [status, told] = await get(path);
+    if (isHidden && !when) [status, told] = await read(path);
     if (mine !== asked) return;
     if (told.answer) show(...steps(told));
     else if (told.outcome && isHidden) show(line(told), words(t("The steps and the history are not shown to this client.")));
@@ -39,8 +39,8 @@ async function explain(number, past) {
   }
 }
 
-async function get(path) {
-  const reply = await fetch(path, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+async function read(path) {
+  const reply = await get(path);
   return [reply.status, await reply.json()];
 }
 

@@ -37,7 +37,7 @@ function clockRow(kind, clock) {
 
 function scale() {
   return make("div", {class: "clock", "aria-hidden": "true"}, make("div", {class: "scale"},
-    make("span", {}, t("half left")), make("span", {}, t("a fifth left")), make("span", {}, t("limit"))));
+    make("span", {}, t("half left")), make("span", {}, t("a fifth left"))));
 }
 
 function feedBox(feed) {

@@ -4,10 +4,10 @@ import {listen} from "./ask.js";
 import {say} from "./draw.js";
 import {hideFeeds, hideNotices, showFeeds, showNotices} from "./feeds.js";
 import {hideReplicas, showReplicas} from "./replicas.js";
+import {get} from "./requests.js";
 import {dayOf, isComplete, span, t, timeOfDay, useLanguage} from "./words.js";
 
 const EVERY = 1000;
-const PATIENCE = 5000;
 const LONGEST = 15000;
 const SLOW_EVERY = 3;
 const SKEW_TOLD = 5000;
@@ -32,7 +32,7 @@ function showStatus(told) {
 
 // Throws where nothing came that a daemon says.
 async function ask(part) {
-  const reply = await fetch(part.path, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE)});
+  const reply = await get(part.path);
   const told = await reply.json();
   last.set(part, {status: reply.status, told});
   showPart(part);

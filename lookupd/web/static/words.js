@@ -1,5 +1,7 @@
 // Texts: English is the key; another language comes as one object. And how numbers, spans and moments are written.
 
+import {get} from "./requests.js";
+
 let messages = {};
 let language = "en";
 let complete = true;
@@ -11,7 +13,7 @@ export async function useLanguage(chosen) {
   let whole = true;
   if (chosen !== "en") {
     try {
-      const reply = await fetch(`messages/${chosen}.json`, {signal: AbortSignal.timeout(5000)});
+      const reply = await get(`messages/${chosen}.json`, "default");
       if (reply.ok) found = await reply.json();
     } catch { whole = false; /* English, until the daemon answers */ }
   }
