@@ -196,8 +196,9 @@ def _callers(replicas: list[Replica], numbers: list[str], folder: Path) -> Itera
             process.wait()
 
 
-def picture(folder: Path, out: Path, looks: float = 62.0) -> None:
-    """Two replicas at work for a minute, then the page as it is on a wall, a laptop and a phone."""
+def picture(folder: Path, out: Path, up_seconds: float = 90.0) -> None:
+    """Two replicas at work for a minute, then the page as it is on a wall. MORE=1: also in the dark, on a
+    laptop and a phone."""
     replicas = make_pair(folder, ("taipei-1", "taipei-2"))
     numbers = _numbers(1, 1500)
     for replica in replicas:
@@ -209,7 +210,7 @@ def picture(folder: Path, out: Path, looks: float = 62.0) -> None:
             browser.live_in("Asia/Taipei")
             number = "+" + _ported_by_delta(replicas[0])
             _show(browser, f"{replicas[0].url}?lang=en", number)
-            wait_until(lambda: replicas[0].ask("v1/status")["replica"]["uptime_seconds"] >= looks, looks + 30)
+            wait_until(lambda: replicas[0].ask("v1/status")["replica"]["uptime_seconds"] >= up_seconds, up_seconds + 30)
             browser.shoot(out / "status-page.png")
             browser.choose("language", "zh-TW")
             browser.wait(lambda: browser.run("return document.documentElement.lang") == "zh-Hant-TW")
