@@ -29,12 +29,11 @@ from loader.sources.open import open_source
 from loader.steady import SteadyClock, acceptance_file
 from loader.supervising import supervise
 from loader.trust import parse_public_key
-from lookupd.access import Access
 from lookupd.errors import ConfigError, DamagedBlock, LookupdError, SourceError, StoreError, StoreReplaced
 from lookupd.model import Receipt, UnixMillis, UnixSeconds
 from lookupd.observe.log import log, use_format
 from lookupd.second_look import warnings
-from lookupd.settings import CLOCK_FILE, Config, Endpoint, parse_endpoint
+from lookupd.settings import CLOCK_FILE, Config
 from lookupd.store.reader import Reader
 from lookupd.store.rights import make_folder
 from lookupd.store.waiting import Waiting
@@ -405,24 +404,11 @@ class Sync:
     async def _listen(self) -> Any:
         if self.config.sync.http is None:
             return None
-        from lookupd.transports.http import HttpListener
-        from lookupd.transports.sockets import bind
+        from lookupd.transports.http import listen
         from lookupd.web import Route
-        from lookupd.web.guard import read_secrets
 
-        endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(
-            bind(endpoint),
-            Access(self.config.clients),
-            self.metrics,
-            self._readiness,
-            [Route("GET", "/v1/exchange", self._get_exchange, "status")],
-            endpoint=endpoint,
-            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
-        )
-        await listener.start()
-        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
-        return listener
+        routes = [Route("GET", "/v1/exchange", self._get_exchange, "status")]
+        return await listen(self.config.sync.http, self.config, self.metrics, self._readiness, routes)
 
     async def _get_exchange(self, _: Any) -> Any:
         from lookupd.web import json_response

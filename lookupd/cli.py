@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.common import PATH, carry_out, json_option
 from lookupd.commands.log import log
 from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
@@ -23,7 +23,6 @@ from lookupd.i18n import translate as _
 from lookupd.limits import HEALTH_BAD, HEALTH_INTERVAL_SECONDS
 from lookupd.settings import Config
 
-PATH = click.Path(path_type=Path)
 DEFAULT_SERVER = "udp://127.0.0.1:4700"
 
 config_option = click.option("--config", type=PATH, help="Configuration file that names the store and the plan.")
@@ -31,18 +30,6 @@ store_option = click.option("--store", type=PATH, help="Folder of the store, whe
 country_option = click.option(
     "--country", default="886", show_default=True, help="Country code of the plan, without --config."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
-
-
-def _run(as_json: bool, work: Callable[[], None]) -> None:
-    """Do it, and turn an error of ours into one message and the exit code of the design."""
-    try:
-        work()
-    except LookupdError as error:
-        if as_json:
-            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(_("error: {message}").format(message=error), err=True)
-        sys.exit(error.exit_code)
 
 
 def _settings(config: Path | None, store: Path | None, country: str) -> Config:
@@ -99,7 +86,7 @@ def serve(config: Path) -> None:
 
         uvloop.run(run())
 
-    _run(False, work)
+    carry_out(False, work)
 
 
 @cli.command()
@@ -132,7 +119,7 @@ def health(config: Path, file: Path, interval: float, bad: int, as_json: bool) -
 
         watch(read_config(config), file, interval, bad)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command("check-config")
@@ -160,7 +147,7 @@ def check_config(file: Path, deep: bool, as_json: bool) -> None:
             click.echo(_("warning: {message}").format(message=warning), err=True)
         click.echo(f"{file}: usable")
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _try_deep(settings: Config) -> None:
@@ -236,7 +223,7 @@ def query(
             else:
                 click.echo(_line(fields))
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _ask(
@@ -353,7 +340,7 @@ def explain(
             for at, line in enumerate(_shown(value)):
                 click.echo(f"{name if at == 0 else '':<11}{line}")
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _served(settings: Config, config: Path | None) -> tuple[str, ...]:
@@ -404,7 +391,7 @@ def status(config: Path | None, store: Path | None, as_json: bool) -> None:
         else:
             click.echo("\n".join(format_status(found)))
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()
@@ -469,7 +456,7 @@ def bench(span: str | None, window: int | None, rate: int | None, as_json: bool,
             )
             sys.exit(LookupdError.exit_code)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _span(text: str | None) -> tuple[int, int]:
@@ -506,7 +493,7 @@ def sockets(config: Path, as_json: bool) -> None:
         else:
             click.echo(written, nl=False)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()
@@ -535,7 +522,7 @@ def doctor(config: Path, user: str | None, as_json: bool) -> None:
         if failed:
             sys.exit(LookupdError.exit_code)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 @cli.command()

@@ -6,11 +6,8 @@ statement is printed is `statement_text`'s.
 
 from __future__ import annotations
 
-import re
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,22 +18,13 @@ from lookupd.errors import ConfigError
 from lookupd.ledger import HOUR_SECONDS, LedgerError, put_aside, read
 from lookupd.limits import USAGE_GAP_SECONDS, USAGE_NAMES_MAX
 from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS
+from lookupd.periods import Period
 from lookupd.settings import Config
 from lookupd.settlement import Prices, add, charged
 from lookupd.units import format_time
 from lookupd.usage import COUNTED_SECONDS, FILE, ledger_file
 
 By = Literal["client", "account"]
-
-_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
-
-
-class Month(NamedTuple):
-    """first, end: its hours, Unix seconds // 3600; end is not of it."""
-
-    name: str
-    first: int
-    end: int
 
 
 class Source(NamedTuple):
@@ -102,26 +90,6 @@ class Statement(msgspec.Struct, frozen=True):
     put_aside: list[str]
 
 
-def parse_month(text: str, zone: tzinfo) -> Month:
-    """`2026-11`, as it begins and ends in this time zone. Raises ValueError with the reason."""
-    found = _MONTH.fullmatch(text)
-    if not found or not 1970 < int(found[1]) < 2106 or not 1 <= int(found[2]) <= 12:
-        raise ValueError(f"{text!r} is no month: write it like 2026-11")
-    year, month = int(found[1]), int(found[2])
-    edges = []
-    for at in (datetime(year, month, 1, tzinfo=zone), datetime(year + month // 12, month % 12 + 1, 1, tzinfo=zone)):
-        hour, odd = divmod(int(at.timestamp()), HOUR_SECONDS)
-        if odd:
-            raise ValueError(f"{text} does not begin or end with a full hour of UTC in {zone}, and hours are kept")
-        edges.append(hour)
-    return Month(text, *edges)
-
-
-def this_month(zone: tzinfo, now: float | None = None) -> str:
-    """Its name."""
-    return datetime.fromtimestamp(time.time() if now is None else now, UTC).astimezone(zone).strftime("%Y-%m")
-
-
 def sources_of(configs: Sequence[Config], also: Sequence[Path]) -> list[Source]:
     """The ledgers of the configurations, and more of them. Raises ConfigError where one would be counted twice, or two
     configurations have other prices."""
@@ -175,7 +143,7 @@ class _Counted:
 class Reading:
     """Statements from ledgers that were read once."""
 
-    def __init__(self, configs: Sequence[Config], sources: Sequence[Source], month: Month, now: float) -> None:
+    def __init__(self, configs: Sequence[Config], sources: Sequence[Source], month: Period, now: float) -> None:
         """configs: the first one's prices are charged; those of all have the clients' rates. Raises LedgerError."""
         self._settlement = configs[0].settlement
         clients = {client.name: client for config in configs for client in config.clients}
@@ -273,7 +241,7 @@ class Reading:
         )
 
 
-def gaps(ledger: str, seconds: Counter[int], month: Month, now: float, tolerance: float) -> Iterator[Gap]:
+def gaps(ledger: str, seconds: Counter[int], month: Period, now: float, tolerance: float) -> Iterator[Gap]:
     """Of the part of the month that is over, hours that were not counted as a whole; neighbours are one gap.
 
     seconds: counted, by hour; more than an hour has where two processes ran, one after the other.

@@ -100,10 +100,11 @@ class Workbench:
         path.with_name(name + ".json").write_text(json.dumps(manifest | changed))
         return path
 
-    def load_tables(self, networks: str = NETWORKS, ranges: str = RANGES) -> None:
+    def load_tables(self, networks: str = NETWORKS, ranges: str = RANGES, now: int = 1) -> None:
+        at = UnixSeconds(now)
         with Writer(self.store) as writer:
-            load_networks(writer, read_networks(self.write("networks.csv", networks)), "networks.csv", UnixSeconds(1))
-            load_ranges(writer, read_ranges(self.write("ranges.csv", ranges)), "ranges.csv", UnixSeconds(1))
+            load_networks(writer, read_networks(self.write("networks.csv", networks)), "networks.csv", at)
+            load_ranges(writer, read_ranges(self.write("ranges.csv", ranges)), "ranges.csv", at)
 
     def snapshot(self, text: str = SNAPSHOT, sequence: int = 1, now: int | None = None) -> Result:
         path = self.publish(f"snapshot-main-{sequence}.csv", text, text.count("\n") - 1)

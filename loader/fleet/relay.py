@@ -20,15 +20,13 @@ from loader.fleet.streams import open_ack_stream, open_feed_stream
 from loader.sources.backoff import Backoff
 from loader.sources.open import open_source
 from loader.trust import parse_public_key
-from lookupd.access import Access
 from lookupd.errors import ConfigError, SourceError
 from lookupd.limits import FLEET_READ_SECONDS, RELAY_BACKOFF_SECONDS
 from lookupd.observe.log import log, use_format
-from lookupd.settings import Config, Endpoint, FeedSettings, parse_endpoint
+from lookupd.settings import Config, FeedSettings
 from lookupd.supervise import Supervisor
 from lookupd.transports.http import HttpListener
-from lookupd.transports.sockets import bind
-from lookupd.web.guard import read_secrets
+from lookupd.transports.http import listen as serve
 
 WHO = "relay"
 """Among the engine's connections, and in the subjects of its answers, `_INBOX.relay.>`."""
@@ -188,18 +186,7 @@ class Relay:
     async def _listen(self) -> HttpListener | None:
         if self.config.sync.http is None:
             return None
-        endpoint = parse_endpoint(self.config.sync.http)
-        listener = HttpListener(
-            bind(endpoint),
-            Access(self.config.clients),
-            self.metrics,
-            self._readiness,
-            endpoint=endpoint,
-            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
-        )
-        await listener.start()
-        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
-        return listener
+        return await serve(self.config.sync.http, self.config, self.metrics, self._readiness)
 
     def _readiness(self) -> str | None:
         """Why somebody should look; None = all is well."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -14,9 +15,9 @@ from typing import Any
 import click
 import msgspec
 
+from lookupd.commands.common import PATH, carry_out, json_option
 from lookupd.config import read_config
 from lookupd.errors import LookupdError
-from lookupd.i18n import translate as _
 from lookupd.limits import QUERY_LOG_DRAIN_SECONDS
 from lookupd.numbering import Plan, load_plan, strip_separators
 from lookupd.observe.counters import ALL_DIALECTS
@@ -24,15 +25,14 @@ from lookupd.query_log_reader import LogReader, Wanted, is_masked
 from lookupd.query_record import OUTCOMES, Record
 from lookupd.units import format_millis, parse_duration, parse_time
 
-_PATH = click.Path(path_type=Path)
 _PLAIN = re.compile(r"[\w./:+@*\[\]-]+", re.ASCII)
 _FOLLOWED = 10
 """Records of the past that --follow begins with."""
 
 
 @click.command("log")
-@click.argument("file", type=_PATH, required=False)
-@click.option("--config", type=_PATH, help="Configuration file that names the log and the plan.")
+@click.argument("file", type=PATH, required=False)
+@click.option("--config", type=PATH, help="Configuration file that names the log and the plan.")
 @click.option("--country", default="886", show_default=True, help="Country code of the plan, without --config.")
 @click.option("--number", help="Only this number, written as people do.")
 @click.option("--client", help="Only this client, as the configuration calls it.")
@@ -46,7 +46,7 @@ _FOLLOWED = 10
     help="So many of the newest; with --follow to begin with.  [default: all, or 10]",
 )
 @click.option("--follow", is_flag=True, help="Go on with what is asked from now on, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
+@json_option
 def log(
     file: Path | None,
     config: Path | None,
@@ -70,18 +70,14 @@ def log(
     if (file is None) == (config is None):
         raise click.UsageError("name the log: FILE, or --config FILE")
     window = {"since": _moment(since, "--since"), "until": _moment(until, "--until")}
-    try:
+
+    def work() -> None:
         path, plan = _place(file, config, country)
         wanted = Wanted(number=None if number is None else _full(number, plan), **window, **only)
-        with LogReader(path) as reader:
+        with contextlib.suppress(KeyboardInterrupt), LogReader(path) as reader:
             _show_all(reader, wanted, limit, follow, as_json)
-    except KeyboardInterrupt:
-        return
-    except LookupdError as error:
-        if as_json:
-            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(_("error: {message}").format(message=error), err=True)
-        sys.exit(error.exit_code)
+
+    carry_out(as_json, work)
 
 
 def _place(file: Path | None, config: Path | None, country: str) -> tuple[Path, Plan]:

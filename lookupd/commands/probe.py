@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from lookupd.errors import ConfigError, LookupdError
+from lookupd.commands.common import PATH, carry_out, json_option
+from lookupd.errors import ConfigError
 
 if TYPE_CHECKING:
     from lookupd.probe.report import Report
     from lookupd.settings import Config
-
-PATH = click.Path(path_type=Path)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
-
-
-def _run(as_json: bool, work: Callable[[], None]) -> None:
-    """Do it, and turn an error of ours into one message and the exit code of the design."""
-    try:
-        work()
-    except LookupdError as error:
-        if as_json:
-            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 @click.group(invoke_without_command=True)
@@ -79,9 +62,9 @@ def probe(
             await sampler.run(seconds)
             return sampler
 
-        _show_run(uvloop.run(run()), as_json)
+        _showrun(uvloop.run(run()), as_json)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _settings(config: Path | None, servers: tuple[str, ...], numbers: Path | None) -> Config:
@@ -103,7 +86,7 @@ def _settings(config: Path | None, servers: tuple[str, ...], numbers: Path | Non
     return settings
 
 
-def _show_run(sampler: Any, as_json: bool) -> None:
+def _showrun(sampler: Any, as_json: bool) -> None:
     from lookupd.probe.report import line_of
     from lookupd.probe.report_text import format_lines
 
@@ -158,7 +141,7 @@ def report(
         found = _read(config, ledgers, period, month, time_zone)
         _show(found, as_csv, as_json)
 
-    _run(as_json, work)
+    carry_out(as_json, work)
 
 
 def _read(
@@ -166,7 +149,8 @@ def _read(
 ) -> Report:
     from lookupd.config import read_config
     from lookupd.ledger import HOUR_SECONDS
-    from lookupd.probe.report import parse_period, read_report, this_month
+    from lookupd.periods import parse_period, this_month
+    from lookupd.probe.report import read_report
     from lookupd.probe.tally import FILE
     from lookupd.settings import Config
     from lookupd.settlement import find_zone

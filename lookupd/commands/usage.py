@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +9,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from lookupd.errors import LookupdError
+from lookupd.commands.common import PATH, carry_out, json_option
 from lookupd.observe.counters import ALL_DIALECTS
 
 if TYPE_CHECKING:
     from lookupd.statement import By, Statement
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command()
@@ -31,7 +27,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--dialect", "dialects", type=click.Choice(ALL_DIALECTS), multiple=True, help="Only this one.")
 @click.option("--hours", is_flag=True, help="Each hour on its own.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout, for a spreadsheet.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, one object a line.")
+@json_option
 def usage(
     configs: tuple[Path, ...],
     also: tuple[Path, ...],
@@ -53,14 +49,12 @@ def usage(
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
-    try:
-        statement = _read(configs, also, month, time_zone, "account" if by == "account" else "client", dialects, hours)
-    except LookupdError as error:
-        if as_json:
-            click.echo(json.dumps({"result": "failed", "error": str(error), "exit_code": error.exit_code}))
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    _print(statement, as_csv, as_json)
+
+    def work() -> None:
+        of: By = "account" if by == "account" else "client"
+        _print(_read(configs, also, month, time_zone, of, dialects, hours), as_csv, as_json)
+
+    carry_out(as_json, work)
 
 
 def _read(
@@ -74,8 +68,9 @@ def _read(
 ) -> Statement:
     from lookupd.config import read_config
     from lookupd.ledger import HOUR_SECONDS
+    from lookupd.periods import parse_month, this_month
     from lookupd.settlement import find_zone
-    from lookupd.statement import Reading, parse_month, sources_of, this_month
+    from lookupd.statement import Reading, sources_of
 
     settings = [read_config(path) for path in configs]
     zone_name = time_zone or settings[0].settlement.time_zone

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +17,7 @@ from lookupd.clients import Server
 from lookupd.errors import ConfigError
 from lookupd.ledger import HOUR_SECONDS, LedgerError, put_aside, read
 from lookupd.limits import PROBE_LEDGERS_MAX
+from lookupd.periods import Period
 from lookupd.probe.histogram import quantile, worst
 from lookupd.probe.tally import BUCKET, COLUMNS, FILE, MESSAGES, Counts
 from lookupd.units import format_time
@@ -26,17 +25,8 @@ from lookupd.units import format_time
 ASKED = ("answered", "no_data", "timeout")
 """What is in the mean: each of these results cost a call its time."""
 
-_PERIOD = re.compile(r"([0-9]{4})(?:-([0-9]{2})|H([12]))")
 _ITEMS = {*ASKED, *(f"{result}_ns" for result in ASKED), "void", *MESSAGES}
 _BUCKET = re.compile(rf"{BUCKET}([0-9]{{1,12}})")
-
-
-class Period(NamedTuple):
-    """first, end: its hours, Unix seconds // 3600; end is not of it."""
-
-    name: str
-    first: int
-    end: int
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -104,30 +94,6 @@ class Report(msgspec.Struct, frozen=True):
     hours_sampled: int
     holes: list[Hole]
     put_aside: list[str]
-
-
-def parse_period(text: str, zone: tzinfo) -> Period:
-    """`2026H2` or `2026-11`, as it begins and ends in this time zone. Raises ValueError with the reason."""
-    found = _PERIOD.fullmatch(text)
-    if not found or not 1970 < int(found[1]) < 2106:
-        raise ValueError(f"{text!r} is no period: write it like 2026H2 or 2026-11")
-    year = int(found[1])
-    month, months = (int(found[2]), 1) if found[2] else (6 * int(found[3]) - 5, 6)
-    if not 1 <= month <= 12:
-        raise ValueError(f"{text!r}: there is no such month")
-    after = month - 1 + months
-    edges = []
-    for at in (datetime(year, month, 1, tzinfo=zone), datetime(year + after // 12, after % 12 + 1, 1, tzinfo=zone)):
-        hour, odd = divmod(int(at.timestamp()), HOUR_SECONDS)
-        if odd:
-            raise ValueError(f"{text} does not begin or end with a full hour of UTC in {zone}, and hours are kept")
-        edges.append(hour)
-    return Period(text, *edges)
-
-
-def this_month(zone: tzinfo, now: float) -> str:
-    """Its name."""
-    return datetime.fromtimestamp(now, UTC).astimezone(zone).strftime("%Y-%m")
 
 
 def check_ledgers(files: Sequence[Path]) -> None:

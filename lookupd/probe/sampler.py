@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lookupd.access import Access
 from lookupd.clients import Server
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerDamaged, LedgerError
@@ -22,7 +21,7 @@ from lookupd.probe.asker import Asker, Sample
 from lookupd.probe.numbers import Drawn, FromFile, FromStore, Source
 from lookupd.probe.servers import parse_all
 from lookupd.probe.tally import COLUMNS, FILE, Place, Tally
-from lookupd.settings import Config, Endpoint, parse_endpoint
+from lookupd.settings import Config
 from lookupd.supervise import Supervisor
 
 
@@ -179,22 +178,9 @@ class Sampler:
     async def _listen(self) -> Any:
         if self.config.probe.http is None:
             return None
-        from lookupd.transports.http import HttpListener
-        from lookupd.transports.sockets import bind
-        from lookupd.web.guard import read_secrets
+        from lookupd.transports.http import listen
 
-        endpoint = parse_endpoint(self.config.probe.http)
-        listener = HttpListener(
-            bind(endpoint),
-            Access(self.config.clients),
-            self.tally,
-            lambda: None,
-            endpoint=endpoint,
-            secrets=read_secrets(self.config, wanted=endpoint.transport == "https"),
-        )
-        await listener.start()
-        log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
-        return listener
+        return await listen(self.config.probe.http, self.config, self.tally)
 
 
 class _Told:

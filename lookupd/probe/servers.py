@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import dns.exception
 import dns.name
 
-from lookupd.clients import Server, is_ours, parse_server
+from lookupd.clients import Server, parse_server
 from lookupd.errors import ConfigError, LookupdError
 from lookupd.limits import (
     PROBE_EVERY_MAX_SECONDS,
@@ -23,7 +23,10 @@ from lookupd.limits import (
 from lookupd.settings import ProbeSettings
 
 _KINDS = {"udp": ("npq", False), "tcp": ("npq", True), "pdb": ("pdb", False), "http": ("http", True)}
-"""Scheme -> dialect, and whether it is a stream; beside those of `clients`."""
+"""Scheme -> dialect, and whether it is a stream."""
+
+_OF_CLIENTS = frozenset({"enum", "sip"})
+"""Those that `clients` reads."""
 
 PORTS = {"npq": 4700, "pdb": 5574, "http": 9474}
 _EXAMPLE = "udp://192.0.2.10:4700, pdb://192.0.2.10:5574, enum://192.0.2.10/np.example, sip://192.0.2.10, or http://"
@@ -31,7 +34,7 @@ _EXAMPLE = "udp://192.0.2.10:4700, pdb://192.0.2.10:5574, enum://192.0.2.10/np.e
 
 def parse(text: str) -> Server:
     """One server. Raises LookupdError with the reason."""
-    if is_ours(text) and text.partition("://")[0] not in _KINDS:
+    if text.partition("://")[0].partition("+")[0] in _OF_CLIENTS:
         server = parse_server(text)
         _check_apex(server)
         return server

@@ -24,11 +24,12 @@ from lookupd.limits import (
 from lookupd.observe.http_counts import HttpCounts
 from lookupd.observe.log import log
 from lookupd.observe.metrics import CONTENT_TYPE
-from lookupd.settings import Endpoint
+from lookupd.settings import Config, Endpoint, parse_endpoint
 from lookupd.transports.http_connections import Acceptor, Connection
+from lookupd.transports.sockets import bind
 from lookupd.web import CLIENT, Handler, Route
 from lookupd.web.errors import refusal, told_as_json
-from lookupd.web.guard import Guard, Refused, Secrets, harden
+from lookupd.web.guard import Guard, Refused, Secrets, harden, read_secrets
 
 
 class HttpMetrics(Protocol):
@@ -197,6 +198,23 @@ class HttpListener:
         if reason is None:
             return web.Response(text="ready\n", headers=self._told())
         return web.Response(status=503, text=f"not ready: {reason}\n", headers=self._told() | {"Retry-After": "1"})
+
+
+async def listen(
+    url: str,
+    config: Config,
+    metrics: HttpMetrics,
+    readiness: Callable[[], str | None] = lambda: None,
+    routes: Sequence[Route] = (),
+) -> HttpListener:
+    """For a program beside the daemon, with the clients of the configuration. Raises ConfigError."""
+    endpoint = parse_endpoint(url)
+    secrets = read_secrets(config, wanted=endpoint.transport == "https")
+    access = Access(config.clients)
+    listener = HttpListener(bind(endpoint), access, metrics, readiness, routes, endpoint=endpoint, secrets=secrets)
+    await listener.start()
+    log("listening", http=Endpoint(endpoint.transport, endpoint.host, listener.port))
+    return listener
 
 
 class Scrapes:

@@ -203,6 +203,7 @@ class Numbers:
             return True
         self._counters.received += 1
         self._counters.refused[RATE] += 1
+        self._site.metrics.http.refused["rate"] += 1
         client.usage["http"][OVER_RATE] += 1
         return False
 

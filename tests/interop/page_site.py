@@ -43,7 +43,10 @@ class Replica:
             f'[feed.main]\nsource = "dir://{folder}/feed"\npoll = "100ms"\n'
             f'[sync]\nhttp = "http://127.0.0.1:{self.exchange}"\n'
         )
-        listen = f'npq = ["udp://127.0.0.1:{self.npq}"]\nhttp = "http://127.0.0.1:{http}"'
+        listen = (
+            f'npq = ["udp://127.0.0.1:{self.npq}"]\npdb = ["udp://127.0.0.1:{free_port()}"]\n'
+            f'enum = ["udp://127.0.0.1:{free_port()}"]\nhttp = "http://127.0.0.1:{http}"'
+        )
         self.config = self.bench.config(settings, listen)
 
     @property
@@ -134,7 +137,15 @@ def _day(replicas: list[Replica], numbers: list[str]) -> None:
         words: list[dict[str, Any]] = []
         for tn in codes.sample(numbers, 2):
             ref = f"NP-{codes.randrange(10**6):06}"
-            words.append({"kind": "port", "tn": tn, "recipient": codes.choice(["1402", "1403", "1404"]), "ref": ref})
+            words.append(
+                {
+                    "kind": "port",
+                    "tn": tn,
+                    "recipient": codes.choice(["1402", "1403", "1404"]),
+                    "donor": "1401",
+                    "ref": ref,
+                }
+            )
         if sequence % 5 == 0:
             words.append({"kind": "return", "tn": codes.choice(numbers)})
         if sequence == 9:
@@ -190,18 +201,20 @@ def picture(folder: Path, out: Path, looks: float = 62.0) -> None:
     replicas = make_pair(folder, ("taipei-1", "taipei-2"))
     numbers = _numbers(1, 1500)
     for replica in replicas:
-        replica.bench.load_tables(OPERATORS, "prefix,network_code\n88691,1401\n88692,1402\n")
+        replica.bench.load_tables(OPERATORS, "prefix,network_code\n88691,1401\n88692,1402\n", int(time.time()))
         replica.bench.snapshot(_snapshot(numbers))
     with both(replicas), replicas[0].syncing(), replicas[1].syncing(), _callers(replicas, numbers, folder):
         _day(replicas, numbers)
-        wait_until(lambda: replicas[0].ask("v1/status")["replica"]["vitals"]["over_seconds"] >= looks - 3, looks + 30)
         with browse(folder, WALL) as browser:
             browser.live_in("Asia/Taipei")
             number = "+" + _ported_by_delta(replicas[0])
-            for name, language in (("status-page", "en"), ("status-page.zh-TW", "zh-TW")):
-                browser.resize(*WALL)
-                _show(browser, f"{replicas[0].url}?lang={language}", number)
-                browser.shoot(out / f"{name}.png")
+            _show(browser, f"{replicas[0].url}?lang=en", number)
+            wait_until(lambda: replicas[0].ask("v1/status")["replica"]["uptime_seconds"] >= looks, looks + 30)
+            browser.shoot(out / "status-page.png")
+            browser.choose("language", "zh-TW")
+            browser.wait(lambda: browser.run("return document.documentElement.lang") == "zh-Hant-TW")
+            _ask(browser, number)
+            browser.shoot(out / "status-page.zh-TW.png")
             if os.environ.get("MORE"):
                 more(browser, replicas[0].url, number, out)
 
@@ -227,7 +240,13 @@ def more(browser: Browser, url: str, number: str, out: Path) -> None:
 def _show(browser: Browser, url: str, number: str) -> None:
     browser.open(url)
     browser.wait(lambda: len(browser.find("#notice-list tr")) > 1)
+    _ask(browser, number)
+
+
+def _ask(browser: Browser, number: str) -> None:
+    browser["number"].clear()
     browser["number"].send_keys(number)
+    browser.run("document.getElementById('answer').replaceChildren()")
     browser["explain"].click()
     browser.wait(lambda: bool(browser.find("#answered")))
     browser.run("document.activeElement.blur()")

@@ -25,10 +25,11 @@ from lookupd.config import read_config
 from lookupd.errors import ConfigError, LookupdError, StoreError
 from lookupd.ledger import HOUR_SECONDS, Ledger, LedgerMissing
 from lookupd.limits import PROBE_HELD_UP_SECONDS
+from lookupd.periods import parse_period
 from lookupd.probe import numbers as probe_numbers
 from lookupd.probe.asker import Asker, Sample, Strays
 from lookupd.probe.numbers import FromFile, FromStore
-from lookupd.probe.report import Report, parse_period, read_report
+from lookupd.probe.report import Report, read_report
 from lookupd.probe.sampler import Sampler
 from lookupd.probe.servers import parse
 from lookupd.probe.tally import COLUMNS, FILE, Tally

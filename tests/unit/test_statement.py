@@ -20,14 +20,15 @@ import pytest
 from lookupd.config import read_config
 from lookupd.errors import ConfigError
 from lookupd.ledger import HOUR_SECONDS, Ledger
-from lookupd.statement import Gap, Month, gaps, parse_month
+from lookupd.periods import Period, parse_month
+from lookupd.statement import Gap, gaps
 from lookupd.usage import COLUMNS, COUNTED_SECONDS, FILE
 from tests.as_user import run_as
 from tests.conftest import Workbench, run_cli
 
 FIRST = int(datetime(2026, 10, 1, tzinfo=UTC).timestamp()) // HOUR_SECONDS
 HOURS = 31 * 24
-OCTOBER = Month("2026-10", FIRST, FIRST + HOURS)
+OCTOBER = Period("2026-10", FIRST, FIRST + HOURS)
 PRICED = """
 [settlement]
 per_query = "0.0125"

@@ -15,14 +15,14 @@ import pytest
 from lookupd.config import read_config
 from lookupd.ledger import HOUR_SECONDS, Ledger, read
 from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
-from lookupd.statement import Month
+from lookupd.periods import Period
 from lookupd.usage import COLUMNS, COUNTED_SECONDS, FILE, Usages
 from tests.callers import Caller, Callers
 from tests.conftest import Workbench, free_port, run_cli, run_daemon, wait_until
 from tests.handovers import Site
 
 PORTED = "886912345678"
-NOVEMBER = Month("2026-11", int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()) // 3600, 0)
+NOVEMBER = Period("2026-11", int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()) // 3600, 0)
 OCTOBER_FIRST = int(datetime(2026, 10, 1, tzinfo=UTC).timestamp()) // 3600
 OCTOBER_HOURS = 31 * 24
 

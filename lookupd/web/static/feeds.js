@@ -1,10 +1,12 @@
 // Each feed: where it is, and how much is left of the limits; then the newest changes.
 
 import {fill, gauge, make, say, standing} from "./draw.js";
-import {count, moment, seconds, span, t} from "./words.js";
+import {manual} from "./replicas.js";
+import {count, hours, moment, seconds, span, t} from "./words.js";
 
 const CARE_SHARE = 0.5;
 const BAD_SHARE = 0.8;
+const MANUAL = {gap: "gap", unfinished: "gap", guard: "refused-snapshot"};
 
 export function kindWords(kind) {
   return {
@@ -26,11 +28,16 @@ function clockRow(kind, clock) {
   const share = clock.waiting ? 1 - clock.margin_seconds / limit : 0;
   const state = !clock.waiting ? "good" : share >= BAD_SHARE ? "bad" : share >= CARE_SHARE ? "care" : "good";
   let words;
-  if (!clock.waiting) words = t("nothing waits; limit {limit}", {limit: span(limit)});
+  if (!clock.waiting) words = t("nothing waits; limit {limit}", {limit: hours(limit)});
   else if (clock.margin_seconds < 0) words = t("{n} wait; the limit was missed {span} ago", {n: count(clock.waiting), span: span(-clock.margin_seconds)});
-  else words = t("{n} wait; {span} left of {limit}", {n: count(clock.waiting), span: span(clock.margin_seconds), limit: span(limit)});
+  else words = t("{n} wait; {span} left of {limit}", {n: count(clock.waiting), span: span(clock.margin_seconds), limit: hours(limit)});
   return make("div", {class: "clock", "data-state": state},
     make("span", {}, kindWords(kind)), gauge(share, words), standing(state, words, "span"));
+}
+
+function scale() {
+  return make("div", {class: "clock", "aria-hidden": "true"}, make("div", {class: "scale"},
+    make("span", {}, t("half left")), make("span", {}, t("a fifth left")), make("span", {}, t("limit"))));
 }
 
 function feedBox(feed) {
@@ -38,23 +45,35 @@ function feedBox(feed) {
   const box = make("article", {class: "feed", "aria-label": feed.feed},
     make("header", {}, make("h3", {}, feed.feed),
       make("span", {}, t("at file {n}", {n: count(feed.sequence)})),
-      make("span", {}, t("confirmed {span} ago", {span: span(feed.age_seconds)}))));
+      make("span", {}, t("confirmed {span} ago", {span: span(feed.age_seconds)})),
+      make("span", {}, exchange?.source_seen_at ? t("source seen {moment}", {moment: moment(exchange.source_seen_at)}) : "")));
   if (!exchange) return box;
-  if (exchange.blocked) box.append(standing("bad", t("does not move: {why}", {why: blockedWords(exchange.blocked)})));
+  if (exchange.blocked) {
+    box.append(standing("bad", t("does not move: {why}", {why: blockedWords(exchange.blocked)})));
+    if (Object.hasOwn(MANUAL, exchange.blocked)) box.append(manual(MANUAL[exchange.blocked]));
+  }
   if (exchange.snapshot_wanted) box.append(standing("bad", t("only a snapshot can help; one was asked for")));
+  const missed = Object.values(exchange.clocks ?? {}).some(clock => clock.waiting && clock.margin_seconds < 0);
   for (const [kind, clock] of Object.entries(exchange.clocks ?? {})) {
     if (kind === "port" || kind === "return" || clock.waiting) box.append(clockRow(kind, clock));
   }
+  box.append(scale());
+  if (missed) box.append(manual("breach"));
   return box;
 }
 
 export function showFeeds(told) {
   const words = [];
   if (told.exchange_reason) words.push(t("The exchange does not say what waits: {why}", {why: told.exchange_reason}));
-  if (told.pending) words.push(t("{n} changes wait for their agreed moment, the next at {moment}", {n: count(told.pending), moment: moment(told.next_moment)}));
+  if (told.pending) words.push(t("Waiting for an agreed moment: {n}, the next at {moment}", {n: count(told.pending), moment: moment(told.next_moment)}));
   say(document.getElementById("feeds-words"), words.join(" "));
-  fill(document.getElementById("feed-list"), [told.feeds, document.documentElement.lang], () =>
+  fill(document.getElementById("feed-list"), told.feeds, () =>
     told.feeds.length ? told.feeds.map(feedBox) : [make("p", {class: "words"}, t("No file of a feed was applied yet."))]);
+}
+
+export function hideFeeds(words) {
+  say(document.getElementById("feeds-words"), words);
+  fill(document.getElementById("feed-list"), null, () => []);
 }
 
 export function stateWords(state) {
@@ -67,15 +86,21 @@ function noticeRow(entry) {
   const isNotice = entry.tn != null;
   const before = entry.old.length > 1 ? t("{n} different ones", {n: entry.old.length}) : stateWords(entry.old[0]);
   const took = entry.visible_at && entry.received_at ? (new Date(entry.visible_at) - new Date(entry.received_at)) / 1000 : null;
+  const isChange = isNotice && entry.kind !== "scheduled" && entry.kind !== "superseded";
   return make("tr", {},
     make("td", {}, moment(entry.applied_at)), make("td", {}, kindWords(entry.kind)),
-    make("td", {}, make("code", {}, isNotice ? numbers : t("{n} numbers", {n: count(entry.added + entry.removed + entry.changed)}))),
-    make("td", {}, isNotice ? before : ""), make("td", {}, isNotice ? stateWords(entry.new) : ""),
-    make("td", {}, entry.feed ? `${entry.feed} ${entry.sequence ?? ""}` : entry.source ?? ""),
+    make("td", {}, isNotice ? make("code", {}, numbers) : t("{n} numbers", {n: count(entry.added + entry.removed + entry.changed)})),
+    make("td", {}, isChange ? before : ""), make("td", {}, isChange ? stateWords(entry.new) : ""),
+    make("td", {class: "file"}, entry.feed ? `${entry.feed} ${entry.sequence ?? ""}` : entry.source ?? ""),
     make("td", {class: "number"}, seconds(took)));
 }
 
 export function showNotices(told) {
   say(document.getElementById("notices-words"), told.notices.length ? "" : t("None yet."));
-  fill(document.getElementById("notice-list"), [told.notices, document.documentElement.lang], () => told.notices.map(noticeRow));
+  fill(document.getElementById("notice-list"), told.notices, () => told.notices.map(noticeRow));
+}
+
+export function hideNotices(words) {
+  say(document.getElementById("notices-words"), words);
+  fill(document.getElementById("notice-list"), null, () => []);
 }
