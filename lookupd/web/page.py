@@ -13,19 +13,19 @@ from aiohttp import ETag, web
 from lookupd.web import Handler, Route
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def routes() -> list[Route]:
-    """The page is for whoever may see how the replica is."""
+    """For whoever may ask at all: nothing of anybody's is in the files. The API decides what a client sees in them."""
     files = [each for each in resources.files("lookupd.web").joinpath("static").iterdir() if each.is_file()]
     found = []
     for file in sorted(files, key=lambda each: each.name):
         path = "/" if file.name == "index.html" else f"/static/{file.name}"
-        found.append(Route("GET", path, _serve(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]]), "status"))
+        found.append(Route("GET", path, _serve(file.read_bytes(), _TYPES[file.name.rpartition(".")[2]]), None))
     return found
 
 

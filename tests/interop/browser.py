@@ -27,6 +27,15 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs the packages chromium, chromium-driver")
 
 WALL, LAPTOP, PHONE = (1920, 1080), (1366, 768), (390, 844)
+ARGUMENTS = (
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--no-proxy-server",
+)
 SECONDS = 30.0
 """A browser on a busy machine is waited for; what is asked for comes at once where it is idle."""
 
@@ -119,9 +128,7 @@ def browse(folder: Path, size: tuple[int, int] = LAPTOP, language: str = "en-US"
     assert CHROMIUM
     assert DRIVER
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-proxy-server",
-                     "--disable-background-networking", "--disable-component-update", f"--lang={language}",
-                     f"--user-data-dir={folder / 'profile'}"):  # fmt: skip
+    for argument in (*ARGUMENTS, f"--lang={language}", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(argument)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium has none for root
@@ -135,3 +142,4 @@ def browse(folder: Path, size: tuple[int, int] = LAPTOP, language: str = "en-US"
         yield browser
     finally:
         driver.quit()
+        driver.command_executor.close()  # its connections, which quit leaves open

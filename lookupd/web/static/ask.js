@@ -61,7 +61,7 @@ function steps(told) {
   const final = told.answer;
   const rows = [
     [t("Kind"), told.kind ?? "–"],
-    [t("Range"), told.range ? `${told.range.prefix} · ${told.range.holder.operator ?? told.range.holder.network_code}` : t("of nobody")],
+    [t("Range"), told.range ? `${told.range.prefix}, ${told.range.holder.operator ?? told.range.holder.network_code}` : t("of nobody")],
     [t("Ported"), told.ported ? portedWords(told.ported) : t("no")],
     [t("Network code"), final.network_code ?? "–"],
     [t("Serial"), count(final.serial)],

@@ -78,7 +78,7 @@ function showLive() {
 function showMore() {
   let words = "";
   if (failed && heardAt) words = t("what stands here is {span} old", {span: span((Date.now() - heardAt) / 1000)});
-  if (failed && againAt > Date.now()) words += `${words && " · "}${t("asked again in {n} s", {n: Math.ceil((againAt - Date.now()) / 1000)})}`;
+  if (failed && againAt > Date.now()) words += `${words && ", "}${t("asked again in {n} s", {n: Math.ceil((againAt - Date.now()) / 1000)})}`;
   else if (heardAt) words = words || t("last data {time}", {time: timeOfDay(heardAt)});
   say(document.getElementById("live-more"), words);
 }

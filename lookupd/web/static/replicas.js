@@ -5,6 +5,7 @@ import {count, moment, rate, seconds, span, t} from "./words.js";
 
 const OUTCOMES = ["ported", "not_ported", "not_allocated", "not_portable", "unavailable", "refused"];
 const TREND_SECONDS = 300;
+const TREND_LEAST = 60;
 
 export function outcomeWords(outcome) {
   return {
@@ -30,7 +31,7 @@ function digestWords(replica, other) {
   if (!replica.digest) return "–";
   const short = make("code", {title: replica.digest}, replica.digest.slice(0, 8));
   if (!other?.digest) return make("span", {}, short);
-  return make("span", {}, short, " · ", replica.digest === other.digest ? t("same on both") : t("not the same on both"));
+  return make("span", {}, short, ", ", replica.digest === other.digest ? t("same on both") : t("not the same on both"));
 }
 
 class Card {
@@ -62,8 +63,9 @@ class Card {
     this.points.push([now, value ?? null]);
     while (this.points[0][0] < now - TREND_SECONDS) this.points.shift();
     const most = Math.max(0, ...this.points.map(point => point[1] ?? 0));
-    this.trend.replaceChildren(trend(this.points, now, TREND_SECONDS),
-      make("p", {class: "caption"}, t("queries a second over {span}; at most {n}", {span: span(now - this.points[0][0]), n: rate(most)})));
+    const known = now - this.points[0][0];
+    this.trend.replaceChildren(make("div", {class: "plot"}, trend(this.points, now, Math.max(known, TREND_LEAST))),
+      make("p", {class: "caption"}, t("queries a second over {span}; at most {n}", {span: span(known), n: rate(most)})));
   }
 
   showKnown(replica, other, vitals) {
@@ -113,7 +115,7 @@ const theirs = new Card();
 export function showReplicas(status) {
   const {replica, peer} = status;
   say(document.getElementById("name"), replica.name);
-  say(document.getElementById("version"), `lookupd ${replica.version} · ${replica.engine}`);
+  say(document.getElementById("version"), `lookupd ${replica.version}, ${replica.engine}`);
   const [state, words] = pairWords(status);
   const line = document.getElementById("pair-words");
   line.dataset.state = state ?? "none";
@@ -124,7 +126,7 @@ export function showReplicas(status) {
   const place = document.getElementById("replicas");
   if (place.childElementCount !== cards.length) place.replaceChildren(...cards);
   const isGood = judge(replica)[0] === "good" && (state ?? "good") === "good";
-  document.title = `${isGood ? "" : "⚠ "}${replica.name} · lookupd`;
+  document.title = `${isGood ? "" : "⚠ "}${replica.name}, lookupd`;
 }
 
 export function hideReplicas(words) {
