@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -21,6 +23,8 @@ from lookupd.model import AnswerView, Outcome
 
 _LABELS = frozenset(outcome.label for outcome in Outcome)
 _CERTIFICATE = "its certificate is not trusted"
+LEAVE_SECONDS = 1.0
+"""How long a server may take to end a connection that was told to end."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -59,23 +63,40 @@ async def _ask_in_turn(
     return [found[at] for at in range(len(numbers))]
 
 
-def _session(server: Server, timeout: float, keys: Keys) -> aiohttp.ClientSession:
-    """Raises LookupdError if a file is not what it should be."""
+@contextlib.asynccontextmanager
+async def _session(server: Server, timeout: float, keys: Keys) -> AsyncIterator[aiohttp.ClientSession]:
+    """Requests to one server. Raises LookupdError if a file is not what it should be."""
     headers = {"User-Agent": "lookupd"}
-    connector = None
-    if server.dialect == "https":
-        connector = aiohttp.TCPConnector(ssl=_context(keys.ca_file))
-        if keys.token_file is not None:
-            headers["Authorization"] = f"Bearer {read_tokens('--token-file', keys.token_file)[-1]}"
-    elif keys.token_file is not None:
+    if server.dialect != "https" and keys.token_file is not None:
         raise LookupdError(f"server {server.url}: a token is sent over https:// only, where nobody listens in")
-    return aiohttp.ClientSession(
-        connector=connector,
-        headers=headers,
-        timeout=aiohttp.ClientTimeout(total=timeout),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-    )
+    if keys.token_file is not None:
+        headers["Authorization"] = f"Bearer {read_tokens('--token-file', keys.token_file)[-1]}"
+    context = _context(keys.ca_file) if server.dialect == "https" else True
+    sockets: list[socket.socket] = []
+
+    def make_socket(address: tuple[Any, ...]) -> socket.socket:
+        sockets.append(socket.socket(*address[:3]))
+        return sockets[-1]
+
+    try:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, socket_factory=make_socket),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        ) as session:
+            yield session
+    finally:
+        await _until_closed(sockets)
+
+
+async def _until_closed(sockets: Sequence[socket.socket]) -> None:
+    """A connection that the server ends is closed in the background, TLS taking its leave first: the loop must last."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LEAVE_SECONDS
+    while any(sock.fileno() != -1 for sock in sockets) and loop.time() < until:
+        await asyncio.sleep(0.005)
 
 
 def _context(ca_file: str | None) -> ssl.SSLContext:
