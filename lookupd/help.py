@@ -78,6 +78,7 @@ def translated(command: Command) -> Command:
     if not i18n.is_translated():
         return command
     shown = copy.copy(command)
+    shown._help_option = None  # click keeps --help's own words from the first time that it was shown
     shown.context_class = _Context
     shown.params = [_translated_option(param) if isinstance(param, click.Option) else param for param in command.params]
     shown.help = command.help and translate_text(command.help)

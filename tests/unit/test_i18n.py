@@ -107,6 +107,7 @@ def test_language_is_what_the_environment_asks_for(
 
 @pytest.mark.parametrize("path", ALL_COMMANDS, ids=" ".join)
 def test_help_of_every_command_is_chinese_where_it_is_asked_for(path: tuple[str, ...]) -> None:
+    show_help(path, ENGLISH)
     shown = show_help(path, CHINESE)
     assert shown.startswith("用法：")
     assert "選項：" in shown
