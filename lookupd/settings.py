@@ -125,7 +125,7 @@ class EngineSettings(Section, frozen=True):
 
 
 Permission = Literal["query", "status", "history"]
-"""What a client may ask for over HTTP: numbers; how the replica is, metrics and the status page; the past of numbers,
+"""What a client may ask for over HTTP: numbers; how the replica is, and metrics; the past of numbers,
 which is personal data (NPR article 34)."""
 
 
