@@ -38,6 +38,21 @@ os.environ["LC_ALL"] = "C.UTF-8"  # what people read is compared in English, who
 
 PLAN = load_plan("886")
 
+_configuration: list[pytest.Config] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _configuration[:] = [config]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told when it happens: a run that is ended before its summary still says what failed."""
+    config = _configuration[0]
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if "CI" in os.environ and reporter and str(report.outcome) in {"failed", "rerun"}:
+        reporter.write_line(f"\n{report.outcome}: {report.nodeid} ({report.when})\n{report.longreprtext}")
+
+
 UNGUARDED = Terms(moved_free=10**15)
 """Stores of a few numbers are moved as a whole; the guard has tests of its own."""
 
