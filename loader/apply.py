@@ -13,10 +13,12 @@ import msgspec
 
 from loader.files import FeedFile, line_chunks, verified
 from loader.guard import check_moved
+from loader.restrict import apply_restriction
 from loader.validate import KnownNetworks, Networks, read_delta, read_snapshot
 from lookupd.errors import FeedError, SequenceGap, Stale
 from lookupd.limits import DELTA_LINE_BYTES_MAX, SNAPSHOT_LINE_BYTES_MAX
 from lookupd.model import (
+    OF_RESTRICTIONS,
     FeedPosition,
     JournalKind,
     Notice,
@@ -226,6 +228,8 @@ def apply_checked(
                     )
                     change.schedule(file.feed, file.sequence, line, notice)
                     pending += 1
+                elif notice.restriction is not None:
+                    apply_restriction(change, notice, file.feed, file.sequence, line)
                 else:
                     apply_notice(change, notice, file.feed, file.sequence, line, counts)
                 if line % 1000 == 0:
@@ -274,7 +278,7 @@ def apply_notice(change: Change, notice: Notice, feed: str, sequence: int, line:
     counts.add(own)
 
 
-_JOURNAL_KINDS = {kind: JournalKind(kind.value) for kind in NoticeKind}
+_JOURNAL_KINDS = {kind: JournalKind(kind.value) for kind in NoticeKind if kind not in OF_RESTRICTIONS}
 
 
 def _corrected(notice: Notice, old: tuple[Ported, ...], new: Ported) -> Ported:

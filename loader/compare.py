@@ -46,7 +46,7 @@ class Compared(msgspec.Struct):
 
     blocks: those whose digests differ. numbers: in them, those whose route differs; details: those whose donor
     or time does, which no digest tells, so that only differing blocks are looked at for them. damaged_here,
-    damaged_there: of these blocks. networks, ranges: rows of the tables that differ. blocks_left: that differ
+    damaged_there: of these blocks. networks, ranges, restrictions: rows that differ. blocks_left: that differ
     and were not read, since there are too many. requests: made to the peer.
     """
 
@@ -60,6 +60,7 @@ class Compared(msgspec.Struct):
     damaged_there: list[int] = msgspec.field(default_factory=list)
     networks: list[str] = msgspec.field(default_factory=list)
     ranges: list[str] = msgspec.field(default_factory=list)
+    restrictions: list[str] = msgspec.field(default_factory=list)
     blocks_left: int = 0
     requests: int = 0
 
@@ -152,6 +153,8 @@ def _compare_tables(pinned: Pinned, peer: Peer, found: Compared) -> None:
     found.networks = sorted(code for code in here.keys() | there.keys() if here.get(code) != there.get(code))
     holders, theirs = dict(pinned.ranges()), dict(told.ranges)
     found.ranges = sorted(at for at in holders.keys() | theirs.keys() if holders.get(at) != theirs.get(at))
+    placed = {*pinned.restrictions()} ^ {*told.restrictions}
+    found.restrictions = sorted({f"{it.target} {it.authority} {it.case}" for it in placed})
 
 
 def _compare_numbers(pinned: Pinned, peer: Peer, found: Compared) -> None:

@@ -19,7 +19,7 @@ from lookupd.errors import FeedError, Rejected, StoreError
 from lookupd.limits import SNAPSHOT_LINE_BYTES_MAX
 from lookupd.model import TN, JournalEntry, JournalKind, NetworkCode, Ported, RoutingNumber, UnixSeconds
 from lookupd.numbering import Plan
-from lookupd.store import journal
+from lookupd.store import journal, restricting
 from lookupd.store.change import Change, Counts
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
@@ -294,7 +294,8 @@ def _put(change: Change, block: int, numbers: dict[int, Ported], the_block_too: 
         put(key, pack_details(block, details), db=change.handles["details"])
     else:
         delete(key, db=change.handles["details"])
-    if the_block_too and numbers:
+    restricting.restore_bits(change, block, entries)
+    if the_block_too and any(entries):
         put(key, pack_block(block, entries, content), db=change.handles["blocks"])
     elif the_block_too:
         delete(key, db=change.handles["blocks"])

@@ -213,6 +213,18 @@ def check_portable(tn: TN, plan: Plan) -> None:
     raise ValueError(f"tn {tn}: {what} (plan +{plan.country_code}; see plan.file)")
 
 
+def check_one_kind(tn: TN, tn_to: TN, plan: Plan) -> None:
+    """Raises ValueError when a range to be restricted goes from one kind of number into another.
+
+    A number that is in no plan may be restricted: it may be allocated later.
+    """
+    heads = range(tn // NUMBERS_PER_BLOCK + 1, tn_to // NUMBERS_PER_BLOCK + 1)
+    kinds = {plan.kind(TN(number)) for number in (tn, *(block * NUMBERS_PER_BLOCK for block in heads))}
+    if len(kinds) > 1:
+        names = " and ".join(sorted("numbers of no plan" if kind is None else f"{kind.name} numbers" for kind in kinds))
+        raise ValueError(f"tn {tn} to {tn_to}: the range crosses {names}: send one notice for each kind")
+
+
 class Networks(Protocol):
     """Whatever knows the networks table."""
 
@@ -268,6 +280,9 @@ def read_delta(
 
 
 def _check_notice(notice: Notice, plan: Plan, networks: Networks) -> None:
+    if notice.restriction is not None:
+        check_one_kind(notice.tn, notice.tn_to, plan)
+        return
     _check_network("recipient", notice.recipient, networks)
     _check_network("donor", notice.donor, networks)
     check_portable(notice.tn, plan)

@@ -274,7 +274,7 @@ def _line(fields: dict[str, Any]) -> str:
     if fields["operator"] is not None:
         parts.append(f"operator={json.dumps(fields['operator'], ensure_ascii=False)}")
     if fields["restriction"] is not None:
-        parts.append("restricted")
+        parts.append("restricted={kind} until={until}".format(**fields["restriction"]))
     age = "none" if fields["age_seconds"] is None else f"{fields['age_seconds']}s"
     return " ".join([*parts, f"serial={fields['serial']}", f"age={age}"])
 

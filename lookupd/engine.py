@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lookupd.errors import StoreError
 from lookupd.limits import E164_DIGITS_MAX
-from lookupd.model import TN, Answer, Outcome, Route, UnixSeconds
+from lookupd.model import TN, Answer, InForce, Outcome, Route, UnixSeconds
 from lookupd.numbering import Plan
 from lookupd.store.reader import Reader
 from lookupd.store.schema import RESTRICTED, ROUTE_MASK, State
@@ -17,9 +17,9 @@ SERIAL_MASK = 0xFFFF_FFFF
 # Looked up once: an enumeration's member costs 50 ns each time.
 _PORTED, _NOT_PORTED = Outcome.PORTED, Outcome.NOT_PORTED
 
-Found = tuple[Outcome, Route | None, bool]
-_FOUND_UNAVAILABLE: Found = (Outcome.UNAVAILABLE, None, False)
-_FOUND_NOT_PORTABLE: Found = (Outcome.NOT_PORTABLE, None, False)
+Found = tuple[Outcome, Route | None, InForce | None]
+_FOUND_UNAVAILABLE: Found = (Outcome.UNAVAILABLE, None, None)
+_FOUND_NOT_PORTABLE: Found = (Outcome.NOT_PORTABLE, None, None)
 
 
 class Engine:
@@ -34,6 +34,8 @@ class Engine:
         self.stale_after = stale_after
         self.reader: Reader | None = None
         self.serial = 0
+        self.now = UnixSeconds(0)
+        """Of the batch: restrictions begin and lapse by it."""
         self.age_seconds: int | None = None
         self.usable = False
         self.reason = "no store is open"
@@ -48,6 +50,7 @@ class Engine:
 
         Sets usable and, when it is not, reason. Never raises: a store that cannot be read is not usable.
         """
+        self.now = now
         if self.reader is None:
             self._unusable("no store is open")
             return
@@ -84,12 +87,12 @@ class Engine:
         Never raises for any text.
         """
         digits = self.plan.digits(asked)
-        outcome, route, restricted = self.find(digits)
+        outcome, route, restriction = self.find(digits)
         tn = None if digits is None else TN(int(digits))
-        return Answer(asked, tn, outcome, route, restricted, self.serial, self.age_seconds)
+        return Answer(asked, tn, outcome, route, restriction, self.serial, self.age_seconds)
 
     def find(self, digits: str | None) -> Found:
-        """Outcome, route and whether restricted, for dialects that need no more. digits: as `Plan.digits` gives."""
+        """Outcome, route and restriction in force, for dialects that need no more. digits: as `Plan.digits` gives."""
         reader = self.reader
         if not self.usable or reader is None:
             return _FOUND_UNAVAILABLE
@@ -97,12 +100,13 @@ class Engine:
             return _FOUND_NOT_PORTABLE
         try:
             entry = reader.entry(int(digits))
+            restriction = reader.restriction(int(digits), self.now) if entry & RESTRICTED else None
             route_id = entry & ROUTE_MASK
             if route_id:
-                return _PORTED, reader.route(route_id), entry & RESTRICTED != 0
+                return _PORTED, reader.route(route_id), restriction
             outcome, route = self._find_unported(reader, digits)
-            return outcome, route, entry & RESTRICTED != 0
-        except StoreError:  # a damaged block, or a route that is missing: never served as an answer
+            return outcome, route, restriction
+        except StoreError:  # a damaged block, or a route or a restriction that is missing: never served as an answer
             self.unreadable_total += 1
             return _FOUND_UNAVAILABLE
 
@@ -136,4 +140,4 @@ class Engine:
 
     def refuse(self, asked: str) -> Answer:
         """The answer to a client that is over its rate."""
-        return Answer(asked, None, Outcome.REFUSED, None, False, self.serial, self.age_seconds)
+        return Answer(asked, None, Outcome.REFUSED, None, None, self.serial, self.age_seconds)

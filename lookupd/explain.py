@@ -13,7 +13,7 @@ from lookupd.numbering import Plan, format_tn
 from lookupd.store.history import Past, serial_at
 from lookupd.store.reader import Reader
 from lookupd.store.schema import NUMBERS_PER_BLOCK, RESTRICTED, ROUTE_MASK
-from lookupd.units import format_time
+from lookupd.units import format_time, restriction_fields
 
 HISTORY_ENTRIES = 5
 
@@ -27,7 +27,7 @@ def view(answer: Answer) -> AnswerView:
         network_code=route.network_code if route else None,
         routing_number=route.routing_number if route else None,
         operator=route.operator if route else None,
-        restriction={} if answer.restricted else None,
+        restriction=restriction_fields(answer.restriction),
         serial=answer.serial,
         age_seconds=answer.age_seconds,
     )
@@ -77,7 +77,7 @@ def explain_as_of(plan: Plan, reader: Reader, asked: str, moment: UnixSeconds) -
     past = Past(reader, serial_at(reader, moment))
     engine = Engine(plan)
     engine.reader = cast(Reader, past)  # of a reader the engine's decision takes entry, route and range_holder
-    engine.serial, engine.usable = past.serial & SERIAL_MASK, True
+    engine.serial, engine.usable, engine.now = past.serial & SERIAL_MASK, True, moment
     tn = plan.read_text(asked)
     steps: dict[str, Any] = {
         "asked": asked,

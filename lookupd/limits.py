@@ -685,3 +685,14 @@ PROBE_FILE_BYTES_MAX = 16 << 20
 
 PROBE_LEDGERS_MAX = 64
 """That one report adds up."""
+
+# -- restrictions ------------------------------------------------------------------------------------------
+
+RESTRICTION_YEARS = 2
+"""A restriction lapses after so long at most (EPR article 36)."""
+
+RESTRICTION_EXTENSION_YEARS = 1
+"""What its one extension may add (EPR article 36)."""
+
+RESTRICTION_WORDS_CHARS_MAX = 64
+"""Of an authority's name and of a case number: as much as a notice's reference."""

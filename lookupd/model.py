@@ -80,6 +80,67 @@ class Route(msgspec.Struct, frozen=True):
     own: bool
 
 
+class Measure(IntEnum):
+    """What an authority ordered, the strictest first. The value is the one that is stored and that `npq` sends."""
+
+    STOP = 1
+    LIMIT = 2
+    NO_ROAMING = 3
+    ALERT = 4
+
+    @property
+    def label(self) -> str:
+        """As feeds, JSON and people write it: `no_roaming`."""
+        return self.name.lower()
+
+
+class Target(StrEnum):
+    """What a restriction is placed on."""
+
+    NUMBER = "number"
+    IMSI = "imsi"
+
+
+class Restriction(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one authority ordered in one case (FCA articles 16 to 18, 21; EPR article 36).
+
+    first, last: numbers, or IMSIs as `restrictions.imsi_key` has them; equal for a single one. In force from begins_at
+    until before until. extended: its one extension was used. Which it is, is told by target, first, last, authority
+    and case: those of other authorities and cases are kept apart.
+    """
+
+    target: Target
+    first: int
+    last: int
+    authority: str
+    case: str
+    measure: Measure
+    begins_at: UnixSeconds
+    until: UnixSeconds
+    extended: bool = False
+
+
+class RestrictionTerms(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a notice or a person says of a restriction. None: `restrict` takes the notice's moment and the longest
+    time that is allowed, `extend` the longest, `lift` none of them."""
+
+    target: Target
+    first: int
+    last: int
+    authority: str
+    case: str
+    measure: Measure | None = None
+    begins_at: UnixSeconds | None = None
+    until: UnixSeconds | None = None
+
+
+class InForce(msgspec.Struct, frozen=True, gc=False):
+    """What an answer tells of the restrictions that hold now: the strictest one, and how long it holds."""
+
+    measure: Measure
+    until: UnixSeconds
+
+
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """The answer to one query, before any dialect has dressed it.
 
@@ -91,7 +152,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     tn: TN | None
     outcome: Outcome
     route: Route | None
-    restricted: bool
+    restriction: InForce | None
     serial: int
     age_seconds: int | None
 
@@ -115,12 +176,20 @@ class NoticeKind(StrEnum):
     PORT = "port"
     RETURN = "return"
     CORRECT = "correct"
+    RESTRICT = "restrict"
+    EXTEND = "extend"
+    LIFT = "lift"
+
+
+OF_RESTRICTIONS = frozenset({NoticeKind.RESTRICT, NoticeKind.EXTEND, NoticeKind.LIFT})
+"""Notices that change no route."""
 
 
 class Notice(msgspec.Struct, frozen=True, gc=False):
     """One change as the clearinghouse announced it: a number, or a range of consecutive numbers.
 
-    tn_to equals tn for a single number. effective_at is None when the change holds at once.
+    tn_to equals tn for a single number. effective_at is None when the change holds at once. restriction: of the
+    notices OF_RESTRICTIONS; one of IMSIs has tn 0.
     """
 
     kind: NoticeKind
@@ -132,6 +201,7 @@ class Notice(msgspec.Struct, frozen=True, gc=False):
     notified_at: UnixSeconds
     effective_at: UnixSeconds | None
     ref: str | None
+    restriction: RestrictionTerms | None = None
 
 
 class Ported(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -178,6 +248,10 @@ class JournalKind(StrEnum):
     PORT = "port"
     RETURN = "return"
     CORRECT = "correct"
+    RESTRICT = "restrict"
+    EXTEND = "extend"
+    LIFT = "lift"
+    REFUSED = "refused"
     SCHEDULED = "scheduled"
     SUPERSEDED = "superseded"
     EMPTY = "empty"
@@ -190,9 +264,13 @@ class JournalKind(StrEnum):
     REPAIRED = "repaired"
 
 
-CHANGES_NOTHING = frozenset({JournalKind.SCHEDULED, JournalKind.SUPERSEDED, JournalKind.EMPTY})
-"""Entries that name numbers without changing them: a notice that waits, and one whose moment came after a
-later notice of the same number, or was in a snapshot already; and a delta that says that nothing happened."""
+OF_A_RESTRICTION = frozenset({JournalKind.RESTRICT, JournalKind.EXTEND, JournalKind.LIFT, JournalKind.REFUSED})
+"""Entries about restrictions. refused: a notice that the rules forbid, such as a second extension; nothing changed."""
+
+CHANGES_NOTHING = frozenset({JournalKind.SCHEDULED, JournalKind.SUPERSEDED, JournalKind.EMPTY}) | OF_A_RESTRICTION
+"""Entries that name numbers without changing where they are routed: a notice that waits, and one whose moment came
+after a later notice of the same number, or was in a snapshot already; a delta that says that nothing happened; and
+what is said of restrictions."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -206,7 +284,8 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kept, since no number was ported before it. line: of a notice in its delta. reason: the words of the
     person who let a change through the guard, took a clock step over, repaired, restored or pruned, "who: why".
     old_states_hash, tables_hash: `journal.Fold` over what lies beside the entry, in `journal_blocks` (a
-    snapshot's old states) and in `journal_tables`; empty = nothing does.
+    snapshot's old states) and in `journal_tables`; empty = nothing does. restriction: as the entry left it, or, of
+    one that was lifted, as it was; of an entry that was refused, None.
     """
 
     previous: bytes
@@ -232,6 +311,7 @@ class JournalEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str | None = None
     old_states_hash: bytes = b""
     tables_hash: bytes = b""
+    restriction: Restriction | None = None
 
 
 class Vitals(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Times, durations and sizes: from text and back."""
+"""Times, durations, sizes and what is told of a restriction: from text and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from lookupd.model import UnixMillis, UnixSeconds
+from lookupd.model import InForce, UnixMillis, UnixSeconds
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 _DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -91,3 +91,10 @@ def format_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def restriction_fields(restriction: InForce | None) -> dict[str, str] | None:
+    """As JSON shows it in an answer: which kind, and until when."""
+    if restriction is None:
+        return None
+    return {"kind": restriction.measure.label, "until": str(format_time(restriction.until))}

@@ -88,6 +88,7 @@ def _compared_lines(result: Compared, show_numbers: bool) -> Iterator[str]:
         ("blocks damaged there", result.damaged_there),
         ("networks that differ", result.networks),
         ("ranges that differ", result.ranges),
+        ("restrictions that differ", result.restrictions),
     ):
         if items:
             more = " ..." if len(items) > DIFFERENCES_SHOWN else ""

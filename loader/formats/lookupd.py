@@ -10,13 +10,14 @@ from functools import lru_cache
 
 import msgspec
 
+from loader.formats.restrictions import parse_terms, refuse_keys
 from lookupd.limits import (
     DELTA_LINE_BYTES_MAX,
     RANGE_NUMBERS_MAX,
     REFERENCE_CHARS_MAX,
     SNAPSHOT_LINE_BYTES_MAX,
 )
-from lookupd.model import TN, NetworkCode, Notice, NoticeKind, RoutingNumber, UnixSeconds
+from lookupd.model import OF_RESTRICTIONS, TN, NetworkCode, Notice, NoticeKind, RoutingNumber, Target, UnixSeconds
 from lookupd.numbering import parse_network_code, parse_routing_number, parse_tn
 from lookupd.units import parse_time
 
@@ -72,18 +73,25 @@ def parse_row(line: bytes, columns: tuple[str, ...]) -> SnapshotRow:
     )
 
 
-class NoticeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NoticeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """A delta's line as JSON has it."""
 
     kind: str
-    tn: str
     notified_at: str
+    tn: str | None = None
     tn_to: str | None = None
     recipient: str | None = None
     routing_number: str | None = None
     donor: str | None = None
     effective_at: str | None = None
     ref: str | None = None
+    imsi: str | None = None
+    imsi_to: str | None = None
+    authority: str | None = None
+    case: str | None = None
+    measure: str | None = None
+    from_: str | None = None
+    until: str | None = None
 
 
 _KINDS = {kind.value: kind for kind in NoticeKind}
@@ -105,6 +113,11 @@ def parse_notice(line: bytes) -> Notice:
     kind = _KINDS.get(row.kind)
     if kind is None:
         raise ValueError(f"kind {row.kind[:40]!r}: it is one of {', '.join(NoticeKind)}")
+    if kind in OF_RESTRICTIONS:
+        return _restriction_notice(kind, row)
+    if row.tn is None:
+        raise ValueError("not a notice: Object missing required field `tn`")
+    refuse_keys(kind, row)
     tn = tn_to = _tn("tn", row.tn)
     if row.tn_to is not None:
         tn_to = _tn("tn_to", row.tn_to)
@@ -121,6 +134,14 @@ def parse_notice(line: bytes) -> Notice:
         None if row.effective_at is None else parse_required_time("effective_at", row.effective_at),
         None if row.ref is None else _reference(row.ref),
     )
+
+
+def _restriction_notice(kind: NoticeKind, row: NoticeLine) -> Notice:
+    terms = parse_terms(kind, row)
+    first, last = (terms.first, terms.last) if terms.target is Target.NUMBER else (0, 0)
+    notified_at = parse_required_time("notified_at", row.notified_at)
+    ref = None if row.ref is None else _reference(row.ref)
+    return Notice(kind, TN(first), TN(last), None, None, None, notified_at, None, ref, terms)
 
 
 def _check_range(tn: TN, tn_to: TN) -> None:

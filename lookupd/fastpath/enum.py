@@ -72,14 +72,14 @@ class EnumResponder(Tallies):
     def _answer(self, query: Query, profile: Profile, zone: Zone, head: bytes, digits: str, usage: Usage) -> bytes:
         engine = self._engine
         asked = engine.plan.digits("+" + digits)
-        outcome, route, _ = engine.find(asked)
+        outcome, route, restriction = engine.find(asked)
         parts = profile.parts(outcome, route)
         if outcome is _UNAVAILABLE or (outcome is _PORTED and parts == (None, None)):
             # No data, or no route to tell: `npdi` alone would be a wrong answer.
             self.tell_answer(_UNAVAILABLE, usage, asked)
             return dns.encode_reply(query, dns.SERVFAIL)
         self.tell_answer(outcome, usage, asked, route)
-        option = profile.option(engine.serial, engine.age_seconds)
+        option = profile.option(engine.serial, engine.age_seconds, restriction)
         if parts is None:
             exists = engine.has_under(digits, ranges=profile.answers_unported)
             rcode = dns.NOERROR if exists else dns.NXDOMAIN

@@ -145,6 +145,8 @@ class SipResponder(Tallies):
         verdict = self._redirect(settings, target, digits, found)
         if self.tap.sample:
             verdict = verdict._replace(digits=digits, route=found[1])
+        if found[2] is not None:
+            verdict = verdict._replace(lines=(*verdict.lines, sip.restricted(found[2])))
         if settings.tell:
             header = sip.told(self._engine.serial, self._engine.age_seconds)
             verdict = verdict._replace(lines=(*verdict.lines, header))

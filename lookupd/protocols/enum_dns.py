@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lookupd.limits import E164_DIGITS_MAX, ROUTES_MAX
-from lookupd.model import Outcome, Route
+from lookupd.model import InForce, Outcome, Route
 from lookupd.profiles import EnumSettings
 from lookupd.protocols import dns
 from lookupd.protocols.dns import Query, Sections
@@ -27,11 +27,15 @@ REFRESH, RETRY, EXPIRE = 3600, 600, 604_800
 TELL_OPTION: Final = 65_001
 """EDNS option of the range for local use (RFC 6891 section 9) that carries serial and age, u32 each."""
 
+RESTRICTION_OPTION: Final = 65_002
+"""The option beside it for a restricted number: measure, three zero bytes, when it lapses (Unix seconds, u32)."""
+
 NO_AGE: Final = 0xFFFF_FFFF
 _OWNER_IS_QUESTION = struct.pack(">H", dns.POINTER | dns.QUESTION_AT)
 _SOA_NUMBERS = struct.Struct(">5I")
 _NAPTR_NUMBERS = struct.Struct(">HH")
 _TELL = struct.Struct(">HHII")
+_RESTRICTION = struct.Struct(">HHB3xI")
 _ONE = b"\x01"
 
 
@@ -184,12 +188,16 @@ class Profile:
         text = f"serial={serial} age={'-' if age_seconds is None else age_seconds}".encode()
         return dns.encode_record(_OWNER_IS_QUESTION, dns.TXT, self.settings.ttl, bytes([len(text)]) + text)
 
-    def option(self, serial: int, age_seconds: int | None) -> bytes:
-        """The same as an option of the OPT record; empty if the profile does not send it."""
+    def option(self, serial: int, age_seconds: int | None, restriction: InForce | None = None) -> bytes:
+        """The same as an option of the OPT record, and another one if a restriction is in force; empty if the profile
+        does not send them."""
         if not self.tells_option:
             return b""
         age = NO_AGE if age_seconds is None else min(age_seconds, NO_AGE)
-        return _TELL.pack(TELL_OPTION, 8, serial, age)
+        told = _TELL.pack(TELL_OPTION, 8, serial, age)
+        if restriction is None:
+            return told
+        return told + _RESTRICTION.pack(RESTRICTION_OPTION, 8, restriction.measure, min(restriction.until, NO_AGE))
 
 
 def profile_of(settings: EnumSettings) -> Profile:

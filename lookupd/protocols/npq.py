@@ -18,7 +18,8 @@ import msgspec
 
 from lookupd.errors import ProtocolError
 from lookupd.limits import NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX
-from lookupd.model import Answer, AnswerView, Outcome
+from lookupd.model import Answer, AnswerView, InForce, Measure, Outcome, UnixSeconds
+from lookupd.units import restriction_fields
 
 VERSION: Final = 1
 QUERY: Final = 0
@@ -30,6 +31,11 @@ DETAIL_NAMES: Final = 1
 """With the number in E.164 form and the operator's name, for people and tools."""
 
 FLAG_RESTRICTED: Final = 1
+MEASURE_SHIFT: Final = 1
+MEASURE_MASK: Final = 0b111
+UNTIL_SHIFT: Final = 4
+"""Flags of a restricted number: the measure in three bits behind the first, and from the fifth bit on the moment at
+which the restriction lapses, in Unix seconds. Who knows the first bit alone still knows that there is one."""
 
 ERROR_MALFORMED: Final = 1
 ERROR_VERSION: Final = 2
@@ -264,7 +270,7 @@ def encode_answer(query: NpqQuery, answers: list[Answer], bytes_max: int) -> tup
 
 def _result(answer: Answer, detail: int) -> Result:
     route = answer.route
-    flags = FLAG_RESTRICTED if answer.restricted else 0
+    flags = 0 if answer.restriction is None else _flags(answer.restriction)
     if route is None:
         result: Result = (int(answer.outcome), None, None, flags)
     else:
@@ -272,6 +278,17 @@ def _result(answer: Answer, detail: int) -> Result:
     if detail == DETAIL_NAMES:
         result += (answer.tn, route.operator if route else None)
     return result
+
+
+def _flags(restriction: InForce) -> int:
+    return FLAG_RESTRICTED | restriction.measure << MEASURE_SHIFT | restriction.until << UNTIL_SHIFT
+
+
+def restriction_of(flags: int) -> InForce | None:
+    """What the flags of a result tell. Raises ValueError for a measure that is not known here."""
+    if not flags & FLAG_RESTRICTED:
+        return None
+    return InForce(Measure(flags >> MEASURE_SHIFT & MEASURE_MASK), UnixSeconds(flags >> UNTIL_SHIFT))
 
 
 def encode_error(error: QueryRefused) -> bytes:
@@ -329,7 +346,7 @@ def _view(
         network_code=network_code,
         routing_number=routing_number,
         operator=operator,
-        restriction={} if flags & FLAG_RESTRICTED else None,
+        restriction=restriction_fields(restriction_of(flags)),
         serial=serial,
         age_seconds=age,
     )

@@ -11,6 +11,7 @@ from typing import Final
 
 import xxhash
 
+from lookupd.model import InForce
 from lookupd.protocols.sip_message import SipRequest, Via, parameter_name
 
 PING: Final = b"\r\n\r\n"
@@ -94,3 +95,8 @@ def make_tag(request: SipRequest, seed: int) -> bytes:
 def told(serial: int, age_seconds: int | None) -> bytes:
     """The header that says from which data an answer is, and how old it is."""
     return f"X-Lookupd: serial={serial}, age={'-' if age_seconds is None else age_seconds}".encode("ascii")
+
+
+def restricted(restriction: InForce) -> bytes:
+    """The header that says that a restriction is placed on the number, which, and when it lapses, in Unix seconds."""
+    return f"X-Lookupd-Restriction: {restriction.measure.label}; until={restriction.until}".encode("ascii")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lookupd import native_bulk
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_LOT, BLOCKS_PER_WINDOW
+from lookupd.store import restricting
 from lookupd.store.change import Change, Counts
 from lookupd.store.columns import (
     DETAIL_DTYPE,
@@ -200,7 +201,7 @@ def _read(change: Comparable, blocks: U64s, existed: Mask) -> tuple[Mask, U16s, 
     if damaged.any():
         keep = ~damaged[rows]
         joined, at = joined[keep], at[keep]
-        entries[damaged] &= np.uint16(RESTRICTED)
+        entries[damaged] = 0
         content[damaged] = 0
     return damaged, entries, content, joined, at
 
@@ -328,6 +329,10 @@ def _write(change: Change, window: Window, sequence: int, fingerprints: U64s, fr
     new, rows = window.new, window.new_at // NUMBERS_PER_BLOCK
     row_count = len(window.blocks)
     entries = window.entries & np.uint16(RESTRICTED)
+    for row in np.flatnonzero(window.damaged).tolist():
+        bits = bytearray(ENTRIES_BYTES)
+        restricting.restore_bits(change, int(window.blocks[row]), bits)
+        entries[row] = np.frombuffer(bits, "<u2")
     entries.reshape(-1)[window.new_at] |= new.route
     content = sums_by_row(number_terms(new.tn, fingerprints[new.route]), rows, row_count)
     details = np.zeros(len(new), DETAIL_DTYPE)

@@ -15,6 +15,7 @@ from lookupd.limits import RANGE_NUMBERS_MAX
 from lookupd.model import JournalEntry, JournalKind
 from lookupd.store import journal
 from lookupd.store.reader import Reader
+from lookupd.store.restrictions import decode_restriction
 from lookupd.store.schema import (
     JOURNAL_BLOCK_KEY,
     NUMBERS_PER_BLOCK,
@@ -164,6 +165,8 @@ def _decode_row(name: bytes, value: bytes) -> None:
         _number.decode(value)
     elif name[:1] == journal.LEGEND:
         journal.decode_legend(value)
+    elif value != _NIL and name[:1] == journal.RESTRICTION:
+        decode_restriction(value)
     elif value != _NIL:
         decode_route(value) if name[:1] == journal.NETWORK else _text.decode(value)
 

@@ -7,7 +7,7 @@ and holding it are `writer`'s; steps over many numbers at once are in `bulk`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ from lookupd.model import (
     StreamPosition,
     UnixSeconds,
 )
-from lookupd.store import journal
+from lookupd.store import journal, restrictions
 from lookupd.store.block import UnpackedBlock
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -240,10 +240,22 @@ class Change:
         return range_term(prefix, record.network_code)
 
     def tables_digest(self) -> int:
-        """The share of the networks and ranges tables in the store's digest."""
+        """The share of the networks and ranges tables, and of the restrictions, in the store's digest."""
         networks = sum(network_term(record) for record in self.routes if record is not None and record.own)
-        ranges = self.transaction.cursor(db=self.handles["ranges"])
-        return networks + sum(self._range_term(bytes(k).decode(), U16.unpack(v)[0]) for k, v in ranges)
+        ranges = sum(self._range_term(k.decode(), U16.unpack(v)[0]) for k, v in self.rows_from("ranges"))
+        placed = sum(map(restrictions.restriction_term, restrictions.every(self.rows_from)))
+        return networks + ranges + placed
+
+    def rows_from(self, name: str, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a database as this transaction has them, from the first key that is not below `first`."""
+        with self.transaction.cursor(db=self.handles[name]) as cursor:
+            if cursor.set_range(first):
+                for key, value in cursor.iternext():
+                    yield bytes(key), bytes(value)
+
+    def keep_row(self, name: bytes, before: bytes) -> None:
+        """For the history: what a row was before the first change of it that the next entry records."""
+        self._rows_before.setdefault(name, before)
 
     # -- numbers -----------------------------------------------------------------------------------------
 
@@ -362,6 +374,14 @@ class Change:
         counts.added += 1
         self.ported += 1
         return None
+
+    def mark(self, numbers: Iterable[int], *, restricted: bool) -> None:
+        """Set or clear the bit of each number that says that a restriction is about it."""
+        for number in numbers:
+            block, offset = divmod(number, NUMBERS_PER_BLOCK)
+            page = self._block(block)
+            entry = U16.unpack_from(page.entries, 2 * offset)[0]
+            U16.pack_into(page.entries, 2 * offset, entry | RESTRICTED if restricted else entry & ROUTE_MASK)
 
     def _move_content(self, page: UnpackedBlock, number: int, old_id: int, route_id: int) -> None:
         """Take a number's old share out of its block's content digest and the store's, put the new one in."""

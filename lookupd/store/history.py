@@ -7,19 +7,20 @@ The decision from these to an answer is the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
 
 from lookupd.errors import StoreError
 from lookupd.limits import E164_DIGITS_MAX
-from lookupd.model import CHANGES_NOTHING, TN, JournalEntry, Ported, Route, UnixSeconds
-from lookupd.store import journal
+from lookupd.model import CHANGES_NOTHING, TN, InForce, JournalEntry, Ported, Restriction, Route, UnixSeconds
+from lookupd.store import journal, restrictions
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     JOURNAL_BLOCK_KEY,
     NUMBERS_PER_BLOCK,
+    RESTRICTED,
     SERIAL_KEY,
     U16,
     UNKNOWN_ROUTE,
@@ -123,12 +124,45 @@ class Past:
             return own
         return msgspec.structs.replace(own, routing_number=routing_number, own=False)
 
+    def restrictions(self, tn: TN) -> list[Restriction]:
+        """All that were about a number, in force or not. Raises StoreError."""
+        names = {restrictions.key_of(it) for it in self.reader.restrictions(tn)}
+        names |= {restrictions.key_of(it) for it in self._changed_restrictions(tn)}
+        found = []
+        for key in sorted(names):
+            before = self._row_before(restrictions.history_name(key))
+            if before is None:
+                value = self.reader.stored("restrictions", key)
+                found += [] if value is None else [restrictions.unpack_row(key, value)]
+            elif before != _NIL:
+                found.append(restrictions.decode_restriction(before))
+        return found
+
+    def _changed_restrictions(self, tn: TN) -> Iterator[Restriction]:
+        """Those of the number that later entries placed, extended or lifted."""
+        block = tn // NUMBERS_PER_BLOCK
+        for key, _ in self.reader.stored_from("journal_blocks", JOURNAL_BLOCK_KEY.pack(block, self.serial + 1)):
+            of_block, serial = JOURNAL_BLOCK_KEY.unpack(key)
+            if of_block != block:
+                break
+            stored = self.reader.stored("journal", SERIAL_KEY.pack(serial))
+            if stored is None:
+                raise StoreError(f"journal entry {serial} is missing: restore the store from a backup")
+            placed = journal.unpack(serial, stored).restriction
+            if placed is not None and placed.first <= tn <= placed.last:
+                yield placed
+
     # -- what the engine asks ----------------------------------------------------------------------------
 
     def entry(self, tn: int) -> int:
-        """An id for `route`; 0 = was not ported."""
+        """An id for `route`; 0 = was not ported. With RESTRICTED if a restriction was known of the number."""
         ported = self.ported(TN(tn))
-        return 0 if ported is None else self._keep(self.route_of(ported.network_code, ported.routing_number))
+        bit = RESTRICTED if self.restrictions(TN(tn)) else 0
+        return bit | (0 if ported is None else self._keep(self.route_of(ported.network_code, ported.routing_number)))
+
+    def restriction(self, tn: int, now: UnixSeconds) -> InForce | None:
+        """The strictest restriction that was in force then. now: the moment that was asked for."""
+        return restrictions.in_force(self.restrictions(TN(tn)), now)
 
     def route(self, route_id: int) -> Route:
         """The route of an id that `entry` or `range_holder` gave."""

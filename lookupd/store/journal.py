@@ -37,8 +37,8 @@ FIRST = bytes(HASH_BYTES)
 # serials at which the clock stood before the entry before (the value is that one's applied_at), serials of
 # snapshots that were loaded into an empty store, which keep no old states, and the route ids in a snapshot's
 # old states (the value: id -> network code, the number's own routing number).
-NETWORK, RANGE, CLOCK_FELL, FROM_EMPTY, LEGEND = b"n", b"r", b"c", b"e", b"l"
-_NAMES = frozenset({NETWORK, RANGE, CLOCK_FELL, FROM_EMPTY, LEGEND})
+NETWORK, RANGE, RESTRICTION, CLOCK_FELL, FROM_EMPTY, LEGEND = b"n", b"r", b"x", b"c", b"e", b"l"
+_NAMES = frozenset({NETWORK, RANGE, RESTRICTION, CLOCK_FELL, FROM_EMPTY, LEGEND})
 
 Legend = dict[int, tuple[str, str | None]]
 

@@ -21,19 +21,17 @@ import numpy as np
 
 from lookupd.errors import StoreError
 from lookupd.model import JournalKind, NetworkCode, RoutingNumber
+from lookupd.store import restricting
 from lookupd.store.change import Change, Counts
 from lookupd.store.columns import DETAIL_DTYPE, U16s
 from lookupd.store.portable import Row
 from lookupd.store.schema import (
-    BLOCK_BYTES,
     BLOCK_KEY,
-    CHECKED_BYTES,
     DETAIL,
     ENTRIES_BYTES,
     JOURNAL_BLOCK_KEY,
     NUMBERS_PER_BLOCK,
     PREVIOUS,
-    RESTRICTED,
     ROUTE_MASK,
     U16,
     U64,
@@ -59,13 +57,11 @@ class Sums(msgspec.Struct, frozen=True):
 
 
 class MendedBlocks(msgspec.Struct, frozen=True):
-    """What was mended. proven: the numbers are exactly those that were lost. restrictions_lost: blocks whose
-    restriction bits could not be read; they are off now."""
+    """What was mended. proven: the numbers are exactly those that were lost."""
 
     blocks: tuple[int, ...]
     numbers: int
     proven: bool
-    restrictions_lost: tuple[int, ...]
     serial: int
     digest: str
 
@@ -79,7 +75,8 @@ def mend_blocks(
     or the program's. unproven: keep the outcome even if the store's digest says that other numbers were lost,
     or if other blocks are damaged, too. Raises StoreError: the caller must let its transaction go.
     """
-    lost = tuple(block for block in sorted(rows) if not mend_block(change, block, rows[block]))
+    for block in sorted(rows):
+        mend_block(change, block, rows[block])
     sums = resum(change)
     proven = sums.digest == change.digest % (1 << 64) and sums.ported == change.ported and not sums.damaged
     if not proven and not unproven:
@@ -94,11 +91,11 @@ def mend_blocks(
     counts = Counts(mended=len(rows))
     serial = change.record(JournalKind.REPAIRED, counts, source=f"{source}, blocks {told}", reason=reason)
     numbers = sum(map(len, rows.values()))
-    return MendedBlocks(tuple(sorted(rows)), numbers, proven, lost, serial, format_digest(change.digest))
+    return MendedBlocks(tuple(sorted(rows)), numbers, proven, serial, format_digest(change.digest))
 
 
-def mend_block(change: Change, block: int, rows: Sequence[Row], sequence: int | None = None) -> bool:
-    """Write one block and its details afresh; returns whether its restriction bits are those it had.
+def mend_block(change: Change, block: int, rows: Sequence[Row], sequence: int | None = None) -> None:
+    """Write one block and its details afresh; its restriction bits follow the restrictions.
 
     sequence: for every number, instead of each row's own. Does not correct the store's digest and count of
     numbers, since what the damaged block had in them cannot be read: `resum` says what they must be once all are
@@ -118,7 +115,7 @@ def mend_block(change: Change, block: int, rows: Sequence[Row], sequence: int | 
     content %= 1 << 64
     key = BLOCK_KEY.pack(block)
     blocks_db, details_db = change.handles["blocks"], change.handles["details"]
-    bits_known = _keep_restrictions(entries, change.transaction.get(key, db=blocks_db), block, content)
+    restricting.restore_bits(change, block, entries)
     if details:
         change.transaction.put(key, pack_details(block, details), db=details_db)
     else:
@@ -128,7 +125,6 @@ def mend_block(change: Change, block: int, rows: Sequence[Row], sequence: int | 
     else:
         change.transaction.delete(key, db=blocks_db)
     change.blocks = change.transaction.stat(blocks_db)["entries"]
-    return bits_known
 
 
 def resum(change: Change) -> Sums:
@@ -163,27 +159,6 @@ def _route_id(change: Change, code: str, routing_number: str | None) -> int:
     if change.network_id(code) is None:
         raise StoreError(f"network {code} is not in the networks table here: load the peer's table first")
     return change.route_id(NetworkCode(code), RoutingNumber(routing_number) if routing_number else None)
-
-
-def _keep_restrictions(entries: bytearray, old: Value | None, block: int, content: int) -> bool:
-    """Take over the restriction bits of the old value, where it can be known that they are right.
-
-    They can if the old value is sound (its details were damaged), or if with them the new value has the
-    checksum that stands in the old one: then the damage was in what has just been written anew. Otherwise a
-    flipped bit would tell of a restriction that nobody placed, so they stay off. Returns whether they are known.
-    """
-    if old is None:
-        return True
-    if len(old) != BLOCK_BYTES:
-        return False
-    kept = bytearray(entries)
-    for at in range(0, ENTRIES_BYTES, 2):
-        bit = U16.unpack_from(old, at)[0] & RESTRICTED
-        U16.pack_into(kept, at, U16.unpack_from(kept, at)[0] | bit)
-    if block_is_sound(block, old) or pack_block(block, kept, content)[CHECKED_BYTES:] == bytes(old[CHECKED_BYTES:]):
-        entries[:] = kept
-        return True
-    return False
 
 
 def _not_proven(change: Change, sums: Sums, source: str) -> str:

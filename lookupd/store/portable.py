@@ -13,7 +13,8 @@ from typing import Self
 import msgspec
 
 from lookupd.errors import StoreError
-from lookupd.model import FeedPosition, NetworkCode, RoutingNumber, Vitals
+from lookupd.model import FeedPosition, NetworkCode, Restriction, RoutingNumber, Vitals
+from lookupd.store import restrictions
 from lookupd.store.reader import Reader
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -93,10 +94,11 @@ class StoreState(msgspec.Struct, frozen=True):
 
 
 class Tables(msgspec.Struct, frozen=True, array_like=True):
-    """The networks and ranges tables."""
+    """The networks and ranges tables, and the restrictions."""
 
     networks: list[NetworkRow]
     ranges: list[RangeRow]
+    restrictions: list[Restriction] = []
 
 
 class Pinned:
@@ -206,6 +208,17 @@ class Pinned:
         for prefix, value in self._transaction.cursor(db=self._handles["ranges"]):
             record = self._route(U16.unpack(value)[0])
             yield bytes(prefix).decode(), record.network_code if record else ""
+
+    def restrictions(self) -> Iterator[Restriction]:
+        """All of them, by target. Raises StoreError for a damaged row."""
+        return restrictions.every(self._rows_from)
+
+    def _rows_from(self, name: str, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._transaction.cursor(db=self._handles[name]) as cursor:
+            more = cursor.set_range(first) if first else cursor.first()
+            while more:
+                yield bytes(cursor.key()), bytes(cursor.value())
+                more = cursor.next()
 
 
 def first_number(block: int) -> int:

@@ -17,8 +17,18 @@ import xxhash
 
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.limits import E164_DIGITS_MAX, TN_DIGITS_MIN
-from lookupd.model import TN, JournalEntry, Ported, Receipt, Route, StreamPosition, UnixSeconds
-from lookupd.store import journal
+from lookupd.model import (
+    TN,
+    InForce,
+    JournalEntry,
+    Ported,
+    Receipt,
+    Restriction,
+    Route,
+    StreamPosition,
+    UnixSeconds,
+)
+from lookupd.store import journal, restrictions
 from lookupd.store.native import as_native, open_native
 from lookupd.store.schema import (
     BLOCK_BYTES,
@@ -225,6 +235,14 @@ class Reader:
                 return digits[:length], route_id
         return None
 
+    def restriction(self, tn: int, now: UnixSeconds) -> InForce | None:
+        """Of a number whose entry has RESTRICTED: the strictest that is in force. Raises StoreError for a damaged row,
+        or if there is none."""
+        found = self.restrictions(tn)
+        if not found:
+            raise StoreError(f"{self.path}: the restriction of {tn} is missing: restore the store")
+        return restrictions.in_force(found, now)
+
     def touches_range(self, digits: str) -> bool:
         """Whether a number that begins with these digits may be in a range: one holds it, or begins with it."""
         return digits in self._range_starts or self.range_holder(digits) is not None
@@ -299,6 +317,18 @@ class Reader:
     def ranges(self) -> list[tuple[str, int]]:
         """The ranges table: prefix, route id of its holder."""
         return [(bytes(key).decode(), U16.unpack(value)[0]) for key, value in self._each("ranges")]
+
+    def restrictions(self, tn: int) -> list[Restriction]:
+        """All that are about a number, in force or not. Raises StoreError for a damaged row."""
+        return restrictions.of_number(self.stored_from, tn)
+
+    def imsi_restrictions(self, imsi: int) -> list[Restriction]:
+        """All that are about an IMSI, by its key. Raises StoreError for a damaged row."""
+        return restrictions.of_imsi(self.stored_from, imsi)
+
+    def every_restriction(self) -> Iterator[Restriction]:
+        """All of them. Raises StoreError for a damaged row."""
+        return restrictions.every(self.stored_from)
 
     def pending(self) -> list[PendingNotice]:
         """Changes that wait for their moment, the earliest first; damaged ones are left out."""

@@ -7,12 +7,12 @@ the machines that map them are.
     blocks          tn // 1000 (u64)               -> 1000 x u16 entries, content digest u64, checksum u64
     details         tn // 1000 (u64)               -> n x 16 bytes (DETAIL), sorted by offset, checksum u64
     ranges          prefix, ASCII digits           -> route id (u16)
-    restrictions    not in use yet
+    restrictions    see `restrictions`              -> what authorities placed on numbers and IMSIs
     pending         effective_at, sequence, line   -> PendingNotice, MessagePack, checksum u64
     journal         serial (u64)                   -> JournalEntry, MessagePack
     journal_blocks  tn // 1000 (u64), serial (u64) -> n x 24 bytes (PREVIOUS): a snapshot's old states;
                                                       empty for a notice, whose entry has them
-    journal_tables  "n" network code or "r" prefix, NUL, serial (u64)
+    journal_tables  "n" network code, "r" prefix or "x" restriction, NUL, serial (u64)
                                                    -> what the row was before, MessagePack; nil = no such row;
                                                       "c" and "e": see `journal`
     receipts        serial (u64)                   -> Receipt, MessagePack: the clocks of the commit that ended there
@@ -124,8 +124,8 @@ class PendingNotice(msgspec.Struct, frozen=True, array_like=True):
 class State(msgspec.Struct, frozen=True, array_like=True):
     """Everything that changes with each commit, in one value.
 
-    serial: the journal's last key. digest: sum of all content digests, of networks and of ranges, mod
-    2^64. ported: numbers with a route. tables: grows with each change of routes or ranges, so that a
+    serial: the journal's last key. digest: sum of all content digests, of networks, of ranges and of
+    restrictions, mod 2^64. ported: numbers with a route. tables: grows with each change of routes or ranges, so that a
     reader knows when to read them again. journal_head: hash of the newest journal entry; zeros before it.
     """
 

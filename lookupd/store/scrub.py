@@ -18,6 +18,7 @@ import xxhash
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
 from lookupd.store.reader import Reader
+from lookupd.store.restrictions import restriction_term
 from lookupd.store.schema import (
     BLOCK_BYTES,
     BLOCK_KEY,
@@ -196,7 +197,7 @@ def contents(reader: Reader) -> Iterator[tuple[int, int]]:
 
 
 def tables_share(reader: Reader) -> int:
-    """What the networks and ranges tables add to the store's digest. Raises StoreError."""
+    """What the networks and ranges tables and the restrictions add to the store's digest. Raises StoreError."""
     records = reader.route_records()
     digest = sum(network_term(record) for record in records if record is not None and record.own)
     for prefix, route_id in reader.ranges():
@@ -204,7 +205,7 @@ def tables_share(reader: Reader) -> int:
         if record is None:
             raise StoreError(f"range {prefix}: route {route_id} is missing: restore the store")
         digest += range_term(prefix, record.network_code)
-    return digest
+    return digest + sum(map(restriction_term, reader.every_restriction()))
 
 
 def _is_damaged(reader: Reader, block: int) -> bool:

@@ -20,7 +20,10 @@ from lookupd.store.schema import SERIAL_KEY, Handle, State, decode_receipt, form
 
 FEED, TABLES, HAND = "feed", "tables", "hand"
 
-_TABLE_KINDS = frozenset({JournalKind.NETWORKS, JournalKind.RANGES})
+_TABLE_KINDS = frozenset(
+    {JournalKind.NETWORKS, JournalKind.RANGES, JournalKind.RESTRICT, JournalKind.EXTEND, JournalKind.LIFT}
+)
+"""What people do on each replica by itself."""
 _MASK64 = (1 << 64) - 1
 
 

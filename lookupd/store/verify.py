@@ -13,12 +13,16 @@ import numpy as np
 
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.model import Target
 from lookupd.store.chain import check_history
 from lookupd.store.columns import DETAIL_DTYPE, U16s, number_terms, sums_by_row
 from lookupd.store.reader import Reader
+from lookupd.store.restrictions import restriction_term
 from lookupd.store.schema import (
+    BLOCK_BYTES,
     ENTRIES_BYTES,
     NUMBERS_PER_BLOCK,
+    RESTRICTED,
     ROUTE_MASK,
     U64,
     RouteRecord,
@@ -40,6 +44,7 @@ class Report(msgspec.Struct):
     ported: int = 0
     routes: int = 0
     ranges: int = 0
+    restrictions: int = 0
     journal_entries: int = 0
     digest: int = 0
     problem_count: int = 0
@@ -62,6 +67,7 @@ def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None)
         report.digest += _check_blocks(reader, records, report, advance)
         report.digest %= 1 << 64
         _check_details(reader, report)
+        _check_bits(reader, report)
     except StoreError as error:  # a page of the file: what is behind it cannot be read
         report.problem(str(error))
     report.journal_entries = check_history(reader, report.problem)
@@ -99,7 +105,30 @@ def _check_tables(reader: Reader, records: list[RouteRecord | None], report: Rep
             report.problem(f"range {prefix}: route {route_id} is missing")
         else:
             digest += range_term(prefix, record.network_code)
+    for restriction in reader.every_restriction():
+        report.restrictions += 1
+        digest += restriction_term(restriction)
     return digest
+
+
+def _check_bits(reader: Reader, report: Report) -> None:
+    """The bit of each number against the restrictions: it is set exactly where one is about the number."""
+    marked: dict[int, set[int]] = {}
+    for it in reader.every_restriction():
+        for tn in range(it.first, it.last + 1) if it.target is Target.NUMBER else ():
+            marked.setdefault(tn // NUMBERS_PER_BLOCK, set()).add(tn % NUMBERS_PER_BLOCK)
+    for block, value in reader.blocks():
+        wanted = marked.pop(block, set())
+        if block in report.damaged_blocks or len(value) != BLOCK_BYTES:
+            continue
+        entries = np.frombuffer(value[:ENTRIES_BYTES], "<u2")
+        found = set(np.flatnonzero(entries & np.uint16(RESTRICTED)).tolist())
+        if wanted != found:
+            report.problem(
+                f"block {block}: {len(found)} numbers are marked as restricted, {len(wanted)} are, not the same"
+            )
+    for block, numbers in marked.items():
+        report.problem(f"block {block} is missing: {len(numbers)} of its numbers are restricted")
 
 
 def _dress(record: RouteRecord) -> tuple[str, int | None]:

@@ -8,7 +8,7 @@ of one state. Long work is done in slices: between two of them, queries have the
                                                   group=256, first block of the group and the sum over it.
                                                   `Lookupd-Next` says from where to go on, if there is more.
     GET /v1/store/blocks?block=B&block=B...       MessagePack: [[block, [row, ...] or nil if damaged], ...]
-    GET /v1/store/tables                          MessagePack: [networks, ranges]
+    GET /v1/store/tables                          MessagePack: [networks, ranges, restrictions]
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class StoreForPeers:
         return web.Response(body=msgspec.msgpack.encode(found), content_type=_MSGPACK)
 
     async def _tables(self, pinned: Pinned, _: web.Request) -> web.Response:
-        tables = Tables(await _listed(pinned.networks()), await _listed(pinned.ranges()))
+        tables = Tables(
+            await _listed(pinned.networks()), await _listed(pinned.ranges()), await _listed(pinned.restrictions())
+        )
         return web.Response(body=msgspec.msgpack.encode(tables), content_type=_MSGPACK)
 
 

@@ -20,10 +20,10 @@ from loader.peer import Peer, PeerError, PeerMoved, fetch_block
 from lookupd.errors import StoreError
 from lookupd.limits import GROUP_BLOCKS, PEER_BLOCKS_MAX
 from lookupd.model import TN, JournalKind, NetworkCode, UnixSeconds
-from lookupd.store.change import Change, Counts
+from lookupd.store.change import Change
 from lookupd.store.mend import Sums, mend_blocks, resum
 from lookupd.store.portable import Pinned, Row, StoreState
-from lookupd.store.schema import BLOCK_KEY, RESTRICTED, U16
+from lookupd.store.schema import BLOCK_KEY, RESTRICTED
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
 from tests.conftest import NETWORKS, RANGES, SNAPSHOT, Workbench, free_port, run_cli, run_daemon
@@ -417,8 +417,7 @@ def test_block_mended_from_the_other_replica_is_proven_by_the_digest(
     serial, digest, _ = loaded.state()
     damage(loaded.store, flip(at))
     done = mend(loaded, lambda change: mend_blocks(change, {BLOCK: rows}, "http://b", REASON))
-    told = () if at < 2008 else (BLOCK,)  # without the checksum nothing vouches for the bits
-    assert (done.proven, done.numbers, done.restrictions_lost) == (True, 2, told)
+    assert (done.proven, done.numbers) == (True, 2)
     assert loaded.state()[:2] == (serial + 1, digest)
     with loaded.reader() as reader, other.reader() as theirs:
         assert verify(reader).problems == []
@@ -461,34 +460,27 @@ def test_second_damaged_block_must_be_mended_together(loaded: Workbench, other: 
     with pytest.raises(StoreError, match="more blocks are damaged: 886923456"):
         mend(loaded, lambda change: mend_blocks(change, {BLOCK: rows[BLOCK]}, "http://b", REASON))
     done = mend(loaded, lambda change: mend_blocks(change, rows, "http://b", REASON))
-    assert (done.proven, done.restrictions_lost) == (True, (886923456,))
+    assert done.proven
     with loaded.reader() as reader:
         assert verify(reader).problems == []
 
 
-def test_restriction_bits_stay_where_they_are_known_to_be_right(loaded: Workbench, other: Workbench) -> None:
+@pytest.mark.parametrize("harm", [2 * 678, 2 * 5 + 1, 2 * 700 + 1, 2010], ids=["route", "bit", "no bit", "checksum"])
+def test_restriction_bits_of_a_mended_block_follow_the_restrictions(
+    loaded: Workbench, other: Workbench, harm: int
+) -> None:
+    stop = {"kind": "restrict", "measure": "stop", "authority": "NPA", "case": "1"}
+    for bench in (loaded, other):
+        bench.delta(stop | {"tn": "886912345678"}, stop | {"tn": "886912345005", "tn_to": "886912345006"}, sequence=2)
     with other.reader() as reader, Pinned(reader) as pinned:
         rows = pinned.rows(BLOCK) or []
-
-    def restrict(change: Change) -> None:
-        page = change._block(BLOCK)
-        for offset in (5, 678):
-            U16.pack_into(page.entries, 2 * offset, U16.unpack_from(page.entries, 2 * offset)[0] | RESTRICTED)
-        change.record(JournalKind.CLOCK, Counts(), reason=REASON)
-
-    mend(loaded, restrict)
-
-    def clear(value: bytearray) -> None:
-        value[10:12] = b"\0\0"
-
-    for harm, kept in ((flip(2 * 678), True), (clear, False)):  # a route's byte; the bit of a number
-        damage(loaded.store, harm)
-        done = mend(loaded, lambda change: mend_blocks(change, {BLOCK: rows}, "http://b", REASON))
-        assert (done.proven, done.restrictions_lost) == (True, () if kept else (BLOCK,))
-        with loaded.reader() as reader:
-            assert bool(reader.entry(TN(886912345678)) & RESTRICTED) is kept
-            assert bool(reader.entry(TN(886912345005)) & RESTRICTED) is kept
-            assert verify(reader).problems == []
+    damage(loaded.store, flip(harm))
+    done = mend(loaded, lambda change: mend_blocks(change, {BLOCK: rows}, "http://b", REASON))
+    assert done.proven
+    with loaded.reader() as reader:
+        marked = [tn for tn in range(BLOCK * 1000, BLOCK * 1000 + 1000) if reader.entry(tn) & RESTRICTED]
+        assert marked == [886912345005, 886912345006, 886912345678]
+        assert verify(reader).problems == []
 
 
 def test_resum_counts_what_is_there(loaded: Workbench) -> None:

@@ -450,5 +450,5 @@ def test_table_change_without_a_record_is_refused(told: Workbench) -> None:
 def test_entry_begins_as_the_document_says(told: Workbench) -> None:
     """The document tells auditors where an entry's own `previous` stands."""
     value = stored(told.store, "journal", SERIAL_KEY.pack(2))
-    assert value[:5] == b"\xdc\x00\x17\xc4\x10"
+    assert value[:5] == b"\xdc\x00\x18\xc4\x10"
     assert value[5:21] == journal.entry_hash(stored(told.store, "journal", SERIAL_KEY.pack(1)))
