@@ -76,7 +76,7 @@ class Numbers:
         return json_response(told, headers=headers)
 
     def _tag(self, answer: Answer) -> str:
-        """Of the data and the plan that answers come from, and of the restriction, which begins and lapses by itself."""
+        """Of the data and plan that answers come from, and of the restriction, which begins and lapses by itself."""
         engine = self._site.engine
         assert engine.reader is not None
         plan = xxhash.xxh32_hexdigest(msgspec.msgpack.encode((engine.plan.country_code, engine.plan.heads())))
