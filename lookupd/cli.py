@@ -338,7 +338,7 @@ def explain(
             return
         for name, value in steps.items():
             for at, line in enumerate(_shown(value)):
-                click.echo(f"{name if at == 0 else '':<11}{line}")
+                click.echo(f"{name if at == 0 else '':<13}{line}")
 
     carry_out(as_json, work)
 
