@@ -46,6 +46,11 @@ def target_words(fields: dict[str, Any]) -> str:
     return f"{name}{first}" + ("" if first == last else f" to {last}")
 
 
+def mask_imsi(imsi: str) -> str:
+    """For terminals and logs: the last four digits hidden."""
+    return f"{imsi[:-4]}****"
+
+
 def restriction_words(fields: dict[str, Any]) -> str:
     """The rest on one line: `stop authority=NPA case=A-1 from=... until=... extended lapsed`."""
     parts = [fields["kind"], f"authority={_quoted(fields['authority'])}", f"case={_quoted(fields['case'])}"]
