@@ -166,8 +166,8 @@ def _of_restriction(
         kept = found or seen[key]
         assert kept is not None
         words, seen[key] = restriction_words(restriction_view(kept)), found
-    ends = (imsi_text(terms.first), imsi_text(terms.last)) if terms.target is Target.IMSI else (None, None)
-    return Change(line, notice.kind, notice.tn, notice.tn_to, False, None, NOT_PORTED, NOT_PORTED, *ends, words)
+    first, last = (imsi_text(terms.first), imsi_text(terms.last)) if terms.target is Target.IMSI else (None, None)
+    return Change(line, notice.kind, notice.tn, notice.tn_to, False, None, NOT_PORTED, NOT_PORTED, first, last, words)
 
 
 def _runs(reader: Reader, line: int, notice: Notice, waits: bool, seen: dict[int, Side]) -> Iterator[Change]:
