@@ -130,7 +130,7 @@ def post_lines(port: int, numbers: list[str]) -> Answered:
     )
     started = time.perf_counter()
     sent = head.encode() + body
-    lines, received = 0, b""
+    received = bytearray()
     with socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS_MAX) as sock:
         sock.setblocking(False)
         at = 0
@@ -144,16 +144,17 @@ def post_lines(port: int, numbers: list[str]) -> Answered:
                 piece = sock.recv(_READ_BYTES)
                 if not piece:
                     break
-                received = received or piece
-                lines += piece.count(b'"outcome"')
+                received += piece
                 moved = True
             if time.perf_counter() - started > ANSWER_SECONDS_MAX:
                 raise ChildFailed("POST /v1/numbers: no whole answer")
             if not moved:
                 time.sleep(0.0001)
+    took = time.perf_counter() - started
+    lines = received.count(b'"outcome"')
     if not received.startswith(b"HTTP/1.1 200 ") or lines != len(numbers):
-        raise ChildFailed(f"POST /v1/numbers: {lines} answers of {len(numbers)}: {received[:200]!r}")
-    return Answered(lines, 0, time.perf_counter() - started)
+        raise ChildFailed(f"POST /v1/numbers: {lines} answers of {len(numbers)}: {bytes(received[:200])!r}")
+    return Answered(lines, 0, took)
 
 
 def _read_head(answers: BinaryIO) -> tuple[int, dict[str, str]]:

@@ -69,18 +69,20 @@ class Numbers:
             return json_response(told | {"error": NOT_A_NUMBER}, status=400)
         if answer.outcome is Outcome.UNAVAILABLE:
             return json_response(told, status=503, headers={"Retry-After": "1"})
-        tag = self._tag()
+        tag = self._tag(answer)
         headers = {"ETag": f'W/"{tag}"', "Cache-Control": "no-cache"}
         if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)
         return json_response(told, headers=headers)
 
-    def _tag(self) -> str:
-        """Of the data and the plan that answers come from."""
+    def _tag(self, answer: Answer) -> str:
+        """Of the data and plan that answers come from, and of the restriction, which begins and lapses by itself."""
         engine = self._site.engine
         assert engine.reader is not None
         plan = xxhash.xxh32_hexdigest(msgspec.msgpack.encode((engine.plan.country_code, engine.plan.heads())))
-        return f"{engine.serial}-{format_digest(engine.reader.state.digest)}-{plan}"
+        held = answer.restriction
+        restricted = "" if held is None else f"-{held.measure}-{held.until}"
+        return f"{engine.serial}-{format_digest(engine.reader.state.digest)}-{plan}{restricted}"
 
     async def _explain(self, request: web.Request) -> web.StreamResponse:
         text = request.match_info["number"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
@@ -50,7 +48,7 @@ class EnumServer(Server):
     def total(self, family: str, **labels: str) -> int:
         """A counter without `lookupd_` and `_total`, over all labels that are not given."""
         labels["dialect"] = self.dialect
-        counters = [sample for sample in self._samples() if sample.name == f"lookupd_{family}_total"]
+        counters = [sample for sample in self.samples() if sample.name == f"lookupd_{family}_total"]
         found = [sample for sample in counters if labels.items() <= sample.labels.items()]
         assert found, (family, labels)
         return int(sum(sample.value - self._before[_key(sample)] for sample in found))
@@ -66,12 +64,7 @@ class EnumServer(Server):
 
     def count_anew(self) -> None:
         """All counters are 0 from here on."""
-        self._before = Counter({_key(sample): sample.value for sample in self._samples()})
-
-    def _samples(self) -> list[Sample]:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
-            families = list(text_string_to_metric_families(response.read().decode()))
-        return [sample for family in families for sample in family.samples]
+        self._before = Counter({_key(sample): sample.value for sample in self.samples()})
 
 
 def _key(sample: Sample) -> str:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
+from lookupd.limits import HTTP_SCRAPES_PER_SECOND
 from tests.conftest import free_port, halt, wait_until
 
 HERE = Path(__file__).parent
@@ -37,16 +40,26 @@ class Server:
         self.dialect = dialect
         self.port = port
         self.url = f"http://127.0.0.1:{http_port}"
+        self._next_scrape = 0.0
 
     def count(self, name: str, **labels: str) -> int:
         """A counter of queries, over all labels that are not given."""
         labels["dialect"] = self.dialect
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
-            families = list(text_string_to_metric_families(response.read().decode()))
-        samples = [sample for family in families for sample in family.samples]
-        found = [s for s in samples if s.name == f"lookupd_queries_{name}_total" and labels.items() <= s.labels.items()]
+        found = [
+            s
+            for s in self.samples()
+            if s.name == f"lookupd_queries_{name}_total" and labels.items() <= s.labels.items()
+        ]
         assert found, (name, labels)
         return int(sum(sample.value for sample in found))
+
+    def samples(self) -> list[Sample]:
+        """All counters as they are now: asked for more often than the daemon makes them anew, it gives older ones."""
+        time.sleep(max(self._next_scrape - time.monotonic(), 0))
+        self._next_scrape = time.monotonic() + 1 / HTTP_SCRAPES_PER_SECOND
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
+            families = list(text_string_to_metric_families(response.read().decode()))
+        return [sample for family in families for sample in family.samples]
 
     def is_conserved(self) -> bool:
         """Every query that came is accounted for."""
