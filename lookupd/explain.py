@@ -153,7 +153,8 @@ def _entry_steps(engine: Engine, tn: Any) -> dict[str, Any]:
 def _restriction_steps(store: Reader | Past, tn: TN, now: UnixSeconds) -> dict[str, Any]:
     """All that are about the number; those of a range with both its ends. state: at that moment."""
     try:
-        return {"restrictions": [restriction_view(found, now) for found in store.restrictions(tn)]}
+        found = sorted(store.restrictions(tn), key=lambda it: (it.first, it.last, it.authority, it.case))
+        return {"restrictions": [restriction_view(each, now) for each in found]}
     except StoreError as error:
         return {"restrictions": None, "restrictions_damaged": str(error)}
 

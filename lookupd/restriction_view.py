@@ -5,6 +5,7 @@ What an answer tells of one is less, and is `units.restriction_fields`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lookupd.model import TN, Restriction, Target, UnixSeconds
@@ -60,4 +61,4 @@ def restriction_words(fields: dict[str, Any]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text
+    return json.dumps(text, ensure_ascii=False) if any(each in text for each in ' "\\') else text
