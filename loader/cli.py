@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from loader.commands import backup, compare, history, load, publish, reconcile, relay, report, sync
+from loader.commands import backup, compare, history, load, publish, reconcile, relay, report, restrict, sync
 from lookupd import __version__
 from lookupd.help import Commands
 
@@ -38,6 +38,10 @@ for command in (
     relay.fleet,
     report.report,
     history.journal,
+    restrict.restrict,
+    restrict.extend,
+    restrict.lift,
+    restrict.restrictions,
 ):
     cli.add_command(command)
 

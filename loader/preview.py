@@ -15,16 +15,40 @@ from loader import differences
 from loader.apply import Progress
 from loader.differences import Side
 from loader.files import FeedFile, line_chunks, verified
+from loader.restrict import Forbidden, after
 from loader.validate import KnownNetworks, read_delta
 from lookupd.limits import DELTA_LINE_BYTES_MAX
-from lookupd.model import TN, FeedPosition, Notice, NoticeKind, Ported, UnixSeconds
+from lookupd.model import (
+    TN,
+    FeedPosition,
+    Notice,
+    NoticeKind,
+    Ported,
+    Restriction,
+    RestrictionTerms,
+    Target,
+    UnixSeconds,
+)
 from lookupd.numbering import Plan
+from lookupd.restriction_view import restriction_view, restriction_words
 from lookupd.store.reader import Reader
+from lookupd.store.restrictions import imsi_text, row_key, unpack_row
 from lookupd.units import format_time
 
 Order = Literal["next", "duplicate", "contained", "gap"]
 
-HEADER = ("line", "kind", "tn", "tn_to", "effective_at", "waits", *differences.HEADER[2:])
+HEADER = (
+    "line",
+    "kind",
+    "tn",
+    "tn_to",
+    "effective_at",
+    "waits",
+    *differences.HEADER[2:],
+    "imsi",
+    "imsi_to",
+    "restriction",
+)
 
 NOT_PORTED = Side()
 
@@ -32,7 +56,9 @@ NOT_PORTED = Side()
 class Change(msgspec.Struct, frozen=True):
     """Consecutive numbers of one line that go from one state to another; equal states = nothing changes.
 
-    waits: for effective_at; until then the old state holds. It is compared with what holds now.
+    waits: for effective_at; until then the old state holds. It is compared with what holds now. restriction: of a
+    notice that changes no route: what becomes of it, or why it will be refused; of IMSIs, tn is 0
+    and imsi and imsi_to tell which.
     """
 
     line: int
@@ -43,6 +69,9 @@ class Change(msgspec.Struct, frozen=True):
     effective_at: str | None
     old: Side
     new: Side
+    imsi: str | None = None
+    imsi_to: str | None = None
+    restriction: str | None = None
 
     @property
     def numbers(self) -> int:
@@ -52,7 +81,7 @@ class Change(msgspec.Struct, frozen=True):
 
 class Preview(msgspec.Struct):
     """What a delta would do. order: next = it can be applied now. Counts are of numbers; waiting, of notices
-    and of their numbers, which are in none of the other counts."""
+    and of their numbers, which are in none of the other counts; restrictions, of notices about them, likewise."""
 
     file: str
     order: Order
@@ -66,10 +95,13 @@ class Preview(msgspec.Struct):
     unchanged: int = 0
     waiting_notices: int = 0
     waiting_numbers: int = 0
+    restrictions: int = 0
 
     def count(self, change: Change) -> None:
         """Count one."""
-        if change.waits:
+        if change.restriction is not None:
+            self.restrictions += 1
+        elif change.waits:
             self.waiting_numbers += change.numbers
         elif change.new == NOT_PORTED and change.old == NOT_PORTED:
             self.unchanged += change.numbers
@@ -105,12 +137,37 @@ def _order(file: FeedFile, position: FeedPosition | None) -> Order:
 def changes(reader: Reader, notices: list[Notice], now: UnixSeconds, counted: Preview) -> Iterator[Change]:
     """Each line's changes as runs of numbers, in order; counts them as they pass. Raises StoreError."""
     seen: dict[int, Side] = {}
+    restrictions: dict[bytes, Restriction | None] = {}
     for line, notice in enumerate(notices, 1):
+        if notice.restriction is not None:
+            change = _of_restriction(reader, line, notice, notice.restriction, restrictions)
+            counted.count(change)
+            yield change
+            continue
         waits = notice.effective_at is not None and notice.effective_at > now
         counted.waiting_notices += waits
         for change in _runs(reader, line, notice, waits, seen):
             counted.count(change)
             yield change
+
+
+def _of_restriction(
+    reader: Reader, line: int, notice: Notice, terms: RestrictionTerms, seen: dict[bytes, Restriction | None]
+) -> Change:
+    key = row_key(terms.target, terms.first, terms.last, terms.authority, terms.case)
+    if key not in seen:
+        stored = reader.stored("restrictions", key)
+        seen[key] = None if stored is None else unpack_row(key, stored)
+    try:
+        found = after(seen[key], notice.kind, terms, notice.notified_at)
+    except Forbidden as error:
+        words = f"refused: {error}"
+    else:
+        kept = found or seen[key]
+        assert kept is not None
+        words, seen[key] = restriction_words(restriction_view(kept)), found
+    first, last = (imsi_text(terms.first), imsi_text(terms.last)) if terms.target is Target.IMSI else (None, None)
+    return Change(line, notice.kind, notice.tn, notice.tn_to, False, None, NOT_PORTED, NOT_PORTED, first, last, words)
 
 
 def _runs(reader: Reader, line: int, notice: Notice, waits: bool, seen: dict[int, Side]) -> Iterator[Change]:

@@ -26,6 +26,7 @@ from lookupd.model import (
 )
 from lookupd.store import restricting
 from lookupd.store.change import Change, Counts
+from lookupd.units import format_time
 
 _END_OF_TIME = UnixSeconds((1 << 32) - 1)
 
@@ -55,7 +56,8 @@ def _placed(known: Restriction | None, terms: RestrictionTerms, notified_at: Uni
     """Said again, the later word holds, but the time that is allowed goes on from where it began."""
     assert terms.measure is not None
     begins_at = notified_at if terms.begins_at is None else terms.begins_at
-    longest = _years_later(begins_at if known is None else known.begins_at, RESTRICTION_YEARS)
+    began_at = begins_at if known is None else min(begins_at, known.begins_at)
+    longest = _years_later(began_at, RESTRICTION_YEARS)
     if known is not None and known.extended:
         longest = max(longest, known.until)
     until = longest if terms.until is None else terms.until
@@ -67,6 +69,17 @@ def _placed(known: Restriction | None, terms: RestrictionTerms, notified_at: Uni
     return Restriction(
         terms.target, terms.first, terms.last, terms.authority, terms.case, terms.measure, begins_at, until, extended
     )
+
+
+def check_time(restriction: Restriction) -> None:
+    """Of one that another store has: its time is one that the rules could lead to. Raises Forbidden."""
+    longest = _years_later(restriction.begins_at, RESTRICTION_YEARS)
+    if restriction.extended:
+        longest = _years_later(longest, RESTRICTION_EXTENSION_YEARS)
+    if restriction.until <= restriction.begins_at:
+        raise Forbidden("until is not after from: it would never be in force")
+    if restriction.until > longest:
+        raise Forbidden(f"until is after {format_time(longest)}, the last moment that is allowed with its from")
 
 
 def _extended(known: Restriction | None, terms: RestrictionTerms) -> Restriction:
@@ -117,7 +130,7 @@ def change_restriction(change: Change, notice: Notice) -> tuple[JournalKind, Res
     """Change the store; the entry that is due, and what it is to keep. Raises Forbidden: nothing was changed."""
     terms = notice.restriction
     assert terms is not None
-    known = _known(change, terms)
+    known = known_of(change, terms)
     found = after(known, notice.kind, terms, notice.notified_at)
     if found is None:
         assert known is not None
@@ -127,7 +140,8 @@ def change_restriction(change: Change, notice: Notice) -> tuple[JournalKind, Res
     return JournalKind(notice.kind.value), found
 
 
-def _known(change: Change, terms: RestrictionTerms) -> Restriction | None:
+def known_of(change: Change, terms: RestrictionTerms) -> Restriction | None:
+    """The one that is meant; None if there is none."""
     return restricting.known(change, terms.target, terms.first, terms.last, terms.authority, terms.case)
 
 

@@ -48,7 +48,7 @@ def read_networks(path: Path) -> list[Network]:
             raise ValueError(f"network_code {network.network_code} stands twice")
         networks[network.network_code] = network
 
-    _each_row(path, NETWORK_COLUMNS, take)
+    each_row(path, NETWORK_COLUMNS, take)
     return list(networks.values())
 
 
@@ -84,11 +84,11 @@ def read_ranges(path: Path) -> dict[str, NetworkCode]:
             raise ValueError(f"prefix {prefix} stands twice")
         ranges[prefix] = code
 
-    _each_row(path, RANGE_COLUMNS, take)
+    each_row(path, RANGE_COLUMNS, take)
     return ranges
 
 
-def _each_row(path: Path, columns: tuple[str, ...], take: Callable[[dict[str, str]], None]) -> None:
+def each_row(path: Path, columns: tuple[str, ...], take: Callable[[dict[str, str]], None]) -> None:
     """Give every row to `take`, which raises ValueError with a reason. Raises FeedError, Rejected."""
     try:
         if path.stat().st_size > TABLE_BYTES_MAX:

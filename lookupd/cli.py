@@ -171,7 +171,8 @@ def _try_deep(settings: Config) -> None:
 
 
 @cli.command()
-@click.argument("numbers", nargs=-1, required=True)
+@click.argument("numbers", nargs=-1)
+@click.option("--imsi", "imsis", multiple=True, help="An IMSI instead of numbers: what is placed on it.")
 @click.option(
     "--server",
     "servers",
@@ -188,6 +189,7 @@ def _try_deep(settings: Config) -> None:
 @json_option
 def query(
     numbers: tuple[str, ...],
+    imsis: tuple[str, ...],
     servers: tuple[str, ...],
     timeout: float,
     token_file: str | None,
@@ -199,7 +201,7 @@ def query(
 ) -> None:
     """Ask which network serves each NUMBER: a running daemon, or with --store or --config the store itself.
 
-    Numbers may be written as people do: +886 912-345-678, 0912345678.
+    Numbers may be written as people do: +886 912-345-678, 0912345678. An IMSI is asked over http:// or https://.
 
     \b
     Examples: lookupd query 0912345678 --server udp://127.0.0.1:4700
@@ -207,21 +209,28 @@ def query(
               lookupd query 0912345678 --server sip+tcp://127.0.0.1:5070
               lookupd query 0912345678 --server https://192.0.2.10:9474 --token-file token --ca-file ca.pem
               lookupd query +886912345678 --store /var/lib/lookupd/a --json
+              lookupd query --imsi 466011234567890 --server http://127.0.0.1:9474
     """
+    if bool(numbers) == bool(imsis):
+        raise click.UsageError("name numbers, or --imsi")
 
     def work() -> None:
-        if config is None and store is None:
+        settings = None if config is None and store is None else _settings(config, store, country)
+        if settings is not None and servers:
+            raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
+        views: list[Any]
+        if imsis:
+            views = _find_imsis(imsis, servers, settings, timeout, (token_file, ca_file))
+        elif settings is None:
             views = _ask(servers or (DEFAULT_SERVER,), numbers, timeout, country, (token_file, ca_file))
         else:
-            if servers:
-                raise click.UsageError("--server asks a daemon; --store and --config read the store: choose one")
-            views = _resolve(_settings(config, store, country), numbers)
+            views = _resolve(settings, numbers)
         for view in views:
             fields = msgspec.structs.asdict(view)
             if as_json:
                 click.echo(json.dumps(fields, ensure_ascii=False))
             else:
-                click.echo(_line(fields))
+                click.echo(_imsi_line(fields) if imsis else _line(fields))
 
     carry_out(as_json, work)
 
@@ -266,6 +275,25 @@ def _resolve(settings: Config, numbers: tuple[str, ...]) -> list[Any]:
         engine.reader = reader
         engine.begin(unix_now())
         return [view(engine.resolve(strip_separators(number))) for number in numbers]
+
+
+def _find_imsis(
+    imsis: tuple[str, ...],
+    servers: tuple[str, ...],
+    settings: Config | None,
+    timeout: float,
+    keys: tuple[str | None, str | None],
+) -> list[Any]:
+    from lookupd.commands.imsis import ask, check_imsis, read
+
+    check_imsis(imsis)
+    return list(ask(servers, imsis, timeout, keys) if settings is None else read(settings, imsis))
+
+
+def _imsi_line(fields: dict[str, Any]) -> str:
+    placed = fields["restriction"]
+    told = "unrestricted" if placed is None else "restricted={kind} until={until}".format(**placed)
+    return f"imsi {fields['imsi']} {told} serial={fields['serial']} age={fields['age_seconds']}s"
 
 
 def _line(fields: dict[str, Any]) -> str:
@@ -338,7 +366,7 @@ def explain(
             return
         for name, value in steps.items():
             for at, line in enumerate(_shown(value)):
-                click.echo(f"{name if at == 0 else '':<11}{line}")
+                click.echo(f"{name if at == 0 else '':<13}{line}")
 
     carry_out(as_json, work)
 

@@ -10,6 +10,7 @@ from lookupd.engine import SERIAL_MASK, Engine
 from lookupd.errors import DamagedBlock, StoreError
 from lookupd.model import TN, Answer, AnswerView, JournalEntry, Ported, Route, UnixSeconds
 from lookupd.numbering import Plan, format_tn
+from lookupd.restriction_view import restriction_view
 from lookupd.store.history import Past, serial_at
 from lookupd.store.reader import Reader
 from lookupd.store.schema import NUMBERS_PER_BLOCK, RESTRICTED, ROUTE_MASK
@@ -48,6 +49,7 @@ def explain(engine: Engine, asked: str) -> dict[str, Any]:
         steps["block"] = block
         steps["offset"] = offset
         steps |= _entry_steps(engine, tn)
+        steps |= _restriction_steps(reader, tn, engine.now)
         held = reader.range_holder(str(tn))
         steps["range"] = None
         if held is not None:
@@ -95,6 +97,7 @@ def explain_as_of(plan: Plan, reader: Reader, asked: str, moment: UnixSeconds) -
         steps["kind"] = kind.name if kind else None
         steps["portable"] = kind.portable if kind else None
         steps |= _past_steps(past, tn)
+        steps |= _restriction_steps(past, tn, moment)
     answer = engine.resolve(asked if tn is None else str(tn))
     steps["answer"] = msgspec.structs.asdict(view(answer)) | ({"number": asked} if tn is None else {})
     return steps
@@ -147,6 +150,15 @@ def _entry_steps(engine: Engine, tn: Any) -> dict[str, Any]:
     return found
 
 
+def _restriction_steps(store: Reader | Past, tn: TN, now: UnixSeconds) -> dict[str, Any]:
+    """All that are about the number; those of a range with both its ends. state: at that moment."""
+    try:
+        found = sorted(store.restrictions(tn), key=lambda it: (it.first, it.last, it.authority, it.case))
+        return {"restrictions": [restriction_view(each, now) for each in found]}
+    except StoreError as error:
+        return {"restrictions": None, "restrictions_damaged": str(error)}
+
+
 def _route(route: Route) -> dict[str, Any]:
     return msgspec.structs.asdict(route)
 
@@ -174,6 +186,7 @@ def _history(serial: int, entry: JournalEntry) -> dict[str, Any]:
         "tn": entry.tn,
         "tn_to": entry.tn_to,
         "new": None if entry.new is None else _state(entry.new),
+        "restriction": None if entry.restriction is None else restriction_view(entry.restriction),
         "old": [_state(old) | {"tn": old.tn, "tn_to": old.tn_to} for old in entry.old],
         "source": entry.source,
     }

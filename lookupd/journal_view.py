@@ -14,6 +14,7 @@ from typing import Any, Final
 from lookupd.errors import StoreError
 from lookupd.model import CHANGES_NOTHING, TN, JournalEntry, Ported, Receipt
 from lookupd.numbering import format_tn
+from lookupd.restriction_view import restriction_view, restriction_words, target_words
 from lookupd.store import journal
 from lookupd.store.chain import stored_entries
 from lookupd.store.history import Past, oldest_kept
@@ -60,6 +61,7 @@ def entry_fields(serial: int, stored: bytes, entry: JournalEntry, receipt: Recei
         "tn_to": None if entry.tn_to is None else format_tn(entry.tn_to),
         "old": [state_fields(run) for run in entry.old],
         "new": None if entry.new is None else state_fields(entry.new),
+        "restriction": None if entry.restriction is None else restriction_view(entry.restriction),
         "notified_at": _time(entry.notified_at),
         "effective_at": _time(entry.effective_at),
         "ref": entry.ref,
@@ -93,6 +95,9 @@ def entry_line(fields: dict[str, Any]) -> str:
     numbers = fields["tn"] or ""
     if fields["tn_to"] != fields["tn"]:
         numbers += f" to {fields['tn_to']}"
+    restriction = fields["restriction"]
+    if restriction is not None:
+        numbers = f"{target_words(restriction)} {restriction_words(restriction)}"
     parts = [f"{fields['serial']}", fields["applied_at"], fields["kind"], numbers, _change_words(fields)]
     parts += [f"{name}={fields[name]}" for name in ("added", "removed", "changed") if fields[name]]
     if fields["feed"] is not None:

@@ -27,9 +27,11 @@ from lookupd import native_bulk
 from lookupd.config import read_config
 from lookupd.daemon import Daemon
 from lookupd.fastpath import native_missing
-from lookupd.model import UnixSeconds
+from lookupd.model import TN, JournalKind, Measure, Restriction, Target, UnixSeconds
 from lookupd.numbering import load_plan
 from lookupd.settings import Config
+from lookupd.store import restricting
+from lookupd.store.change import Counts
 from lookupd.store.reader import Reader
 from lookupd.store.schema import DATABASES
 from lookupd.store.writer import Writer
@@ -73,6 +75,10 @@ SNAPSHOT = """tn,network_code,routing_number,donor,ported_at
 886923456789,1401,D9999,1402,
 886223450000,1403,,,
 """
+
+
+EXAMPLES_UNTIL = 4_102_444_800
+"""2100-01-01T00:00:00Z."""
 
 
 class Silent:
@@ -131,6 +137,14 @@ class Workbench:
         path = self.publish(f"delta-main-{sequence}.ndjson", text, len(notices))
         with Writer(self.store) as writer:
             return apply_delta(writer, identify(path, "delta", "main"), PLAN, _now(now), Silent(), UNGUARDED)
+
+    def restrict(self, tn: int, now: int) -> None:
+        """For the pages' examples: stopped until 2100, which no rule allows, so that they stay true."""
+        at, end = UnixSeconds(now), UnixSeconds(EXAMPLES_UNTIL)
+        stop = Restriction(Target.NUMBER, tn, tn, "NPA", "A-17", Measure.STOP, at, end)
+        with Writer(self.store) as writer, writer.change(at) as change:
+            restricting.put(change, stop)
+            change.record(JournalKind.RESTRICT, Counts(), tn=TN(tn), tn_to=TN(tn), restriction=stop)
 
     def reader(self) -> Reader:
         return Reader(self.store)

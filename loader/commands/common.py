@@ -155,6 +155,26 @@ def parse_word(option: str, text: str) -> str:
         raise click.UsageError(f"{option}: {error}") from None
 
 
+def moment(context: click.Context, option: click.Parameter, text: str | None) -> UnixSeconds | None:
+    """An option's RFC 3339 time. Raises click's usage error with the reason."""
+    from lookupd.units import parse_time
+
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class ShowByDefault(click.Group):
+    """What does not begin with the name of a subcommand is meant for `show`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, behind the default's name."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
 def unix_now() -> UnixSeconds:
     """The wall clock."""
     return UnixSeconds(int(time.time()))

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from loader.commands.common import EXISTING, Target, fail, on_store, open_writer, parse_word, print_result, unix_now
+from loader.commands.common import (
+    EXISTING,
+    ShowByDefault,
+    Target,
+    fail,
+    moment,
+    on_store,
+    open_writer,
+    parse_word,
+    print_result,
+    unix_now,
+)
 from lookupd.errors import LookupdError, Stale
 from lookupd.model import TN, JournalKind, UnixSeconds
 
@@ -24,26 +35,7 @@ NEWEST_SHOWN = 20
 """Entries shown when nothing was asked for in particular."""
 
 
-def _moment(context: click.Context, option: click.Parameter, text: str | None) -> UnixSeconds | None:
-    """An option's RFC 3339 time. Raises click's usage error with the reason."""
-    from lookupd.units import parse_time
-
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-class _ShowByDefault(click.Group):
-    """What does not begin with the name of a subcommand is meant for `show`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("journal", cls=_ShowByDefault)
+@click.group("journal", cls=ShowByDefault)
 def journal() -> None:
     """Read the journal of changes, export it, prove it, prune it.
 
@@ -58,7 +50,7 @@ def journal() -> None:
 
 @journal.command()
 @click.argument("number", required=False)
-@click.option("--since", callback=_moment, metavar="TIME", help="From the first change at or after this RFC 3339 time.")
+@click.option("--since", callback=moment, metavar="TIME", help="From the first change at or after this RFC 3339 time.")
 @click.option("--ref", help="Only changes with this reference of the sender.")
 @click.option("--kind", type=click.Choice([kind.value for kind in JournalKind]), help="Only changes of this kind.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many entries.")
@@ -113,7 +105,7 @@ def _asked(reader: Reader, tn: TN | None, since: UnixSeconds | None, ref: str | 
 
 @journal.command()
 @click.option("--out", type=EXISTING, required=True, help="File to write; compressed if its name ends in .zst.")
-@click.option("--since", callback=_moment, metavar="TIME", help="From the first change at or after this RFC 3339 time.")
+@click.option("--since", callback=moment, metavar="TIME", help="From the first change at or after this RFC 3339 time.")
 @on_store
 def export(target: Target, out: Path, since: UnixSeconds | None) -> None:
     """Write the journal as NDJSON that proves itself: entries as hashed, old states, table rows, receipts.
@@ -205,7 +197,7 @@ def _anchor_fields(anchor: Anchor | None) -> dict[str, Any] | None:
 
 @journal.command()
 @click.option(
-    "--before", callback=_moment, metavar="TIME", required=True, help="Entries from before this RFC 3339 time go."
+    "--before", callback=moment, metavar="TIME", required=True, help="Entries from before this RFC 3339 time go."
 )
 @click.option("--sign-off", required=True, metavar='"WHO: WHY"', help="On whose word; the journal keeps it.")
 @on_store

@@ -228,7 +228,18 @@ def _diff_delta(
             if rows is not None:
                 sides = (*msgspec.structs.astuple(change.old), *msgspec.structs.astuple(change.new))
                 rows.writerow(
-                    (change.line, change.kind, change.tn, change.tn_to, change.effective_at, change.waits, *sides)
+                    (
+                        change.line,
+                        change.kind,
+                        change.tn or None,
+                        change.tn_to or None,
+                        change.effective_at,
+                        change.waits,
+                        *sides,
+                        change.imsi,
+                        change.imsi_to,
+                        change.restriction,
+                    )
                 )
     if target.as_json:
         click.echo(json.dumps(msgspec.to_builtins(result) | {"report": None if report is None else str(report)}))
@@ -237,8 +248,6 @@ def _diff_delta(
 
 
 def _print_delta(result: Preview, first: list[Change], show_numbers: bool, report: Path | None) -> None:
-    from loader.differences import shown
-
     orders = {
         "next": "can be applied now",
         "duplicate": "is applied already",
@@ -249,18 +258,29 @@ def _print_delta(result: Preview, first: list[Change], show_numbers: bool, repor
         f"{result.file}: {orders[result.order]} (store at {result.store_sequence}): notices={result.notices} "
         f"added={result.added} removed={result.removed} changed={result.changed} unchanged={result.unchanged} "
         f"waiting_notices={result.waiting_notices} waiting_numbers={result.waiting_numbers}"
+        + (f" restrictions={result.restrictions}" if result.restrictions else "")
     )
     for change in first:
-        last = (
-            "" if change.tn == change.tn_to else f" to {shown(change.tn_to, show_numbers)} ({change.numbers} numbers)"
-        )
         moment = f" at {change.effective_at}" if change.waits else ""
         click.echo(
-            f"  line {change.line}: {change.kind} {shown(change.tn, show_numbers)}{last}{moment}: "
-            f"{change.old} -> {change.new}"
+            f"  line {change.line}: {change.kind} {_of_what(change, show_numbers)}{moment}: "
+            + (change.restriction or f"{change.old} -> {change.new}")
         )
     if result.notices > len(first):
         click.echo("  and more: " + (f"all are in {report}" if report else "--report FILE.csv writes all of them"))
+
+
+def _of_what(change: Change, show_numbers: bool) -> str:
+    from loader.differences import shown
+    from lookupd.restriction_view import mask_imsi
+
+    if change.imsi is not None:
+        first, last = (str(imsi) if show_numbers else mask_imsi(str(imsi)) for imsi in (change.imsi, change.imsi_to))
+        return f"imsi {first}" + ("" if change.imsi == change.imsi_to else f" to {last}")
+    first = shown(change.tn, show_numbers)
+    return first + (
+        "" if change.tn == change.tn_to else f" to {shown(change.tn_to, show_numbers)} ({change.numbers} numbers)"
+    )
 
 
 # -- what they share -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ import msgspec
 from lookupd.client import NoAnswer
 from lookupd.clients import Server, WrongAnswer, is_poor
 from lookupd.errors import LookupdError
+from lookupd.imsis import ImsiView
 from lookupd.key_files import load_authorities, read_tokens
 from lookupd.limits import HTTP_ANSWER_BYTES_MAX, HTTP_ARRAY_NUMBERS_MAX
 from lookupd.model import AnswerView, Outcome
@@ -61,6 +63,44 @@ async def _ask_in_turn(
     if len(found) < len(numbers):
         raise NoAnswer("; ".join(trouble))
     return [found[at] for at in range(len(numbers))]
+
+
+def query_imsis(servers: Sequence[Server], imsis: Sequence[str], timeout: float, keys: Keys) -> list[ImsiView]:
+    """What is placed on IMSIs, all of them asked of one server; one that answers not all is followed by the next.
+
+    timeout: seconds, for each request. Raises NoAnswer, WrongAnswer, LookupdError.
+    """
+    return asyncio.run(_ask_imsis_in_turn(servers, imsis, timeout, keys))
+
+
+async def _ask_imsis_in_turn(
+    servers: Sequence[Server], imsis: Sequence[str], timeout: float, keys: Keys
+) -> list[ImsiView]:
+    trouble: list[str] = []
+    for server in servers:
+        try:
+            async with _session(server, timeout, keys) as session:
+                return [await _ask_imsi(session, server, imsi) for imsi in imsis]
+        except NoAnswer as error:
+            trouble.append(str(error))
+    raise NoAnswer("; ".join(trouble))
+
+
+async def _ask_imsi(session: aiohttp.ClientSession, server: Server, imsi: str) -> ImsiView:
+    """Raises NoAnswer, WrongAnswer."""
+    told = await _told(server, session.get(f"{server.url}/v1/imsis/{imsi}", allow_redirects=False))
+    try:
+        view = msgspec.json.decode(told, type=ImsiView)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise WrongAnswer(f"{server.url}: no answer: does lookupd listen there?") from None
+    placed = view.restriction
+    if view.imsi != imsi or not (placed is None or _is_restriction(placed)):
+        raise WrongAnswer(f"{server.url}: an answer that cannot be one")
+    return view
+
+
+def _is_restriction(placed: dict[str, str]) -> bool:
+    return placed.keys() == {"kind", "until"} and all(text.isprintable() for text in placed.values())
 
 
 @contextlib.asynccontextmanager
@@ -113,10 +153,15 @@ async def _ask(session: aiohttp.ClientSession, server: Server, numbers: list[str
     """One request. Raises NoAnswer, WrongAnswer."""
     body = msgspec.json.encode([number.encode("utf-8", "replace").decode() for number in numbers])
     json_body = {"Content-Type": "application/json"}
+    url = f"{server.url}/v1/numbers"
+    told = await _told(server, session.post(url, data=body, headers=json_body, allow_redirects=False))
+    return _views(server, told, len(numbers))
+
+
+async def _told(server: Server, request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> bytes:
+    """What a request is answered with. Raises NoAnswer, WrongAnswer."""
     try:
-        async with session.post(
-            f"{server.url}/v1/numbers", data=body, headers=json_body, allow_redirects=False
-        ) as reply:
+        async with request as reply:
             told = await _read(reply, server)
     except TimeoutError:
         raise NoAnswer(f"{server.url}: no answer in time: --timeout has more") from None
@@ -130,7 +175,7 @@ async def _ask(session: aiohttp.ClientSession, server: Server, numbers: list[str
         raise NoAnswer(f"{server.url}: {type(error).__name__}: does HTTP listen there?") from None
     if reply.status != 200:
         raise NoAnswer(f"{server.url}: HTTP {reply.status}{_reason(told)}")
-    return _views(server, told, len(numbers))
+    return told
 
 
 async def _read(reply: aiohttp.ClientResponse, server: Server) -> bytes:
@@ -151,7 +196,8 @@ def _views(server: Server, told: bytes, count: int) -> list[AnswerView]:
         raise WrongAnswer(f"{server.url}: {len(views)} answers to {count} numbers")
     for view in views:
         texts = (view.network_code, view.routing_number, view.operator)
-        if view.outcome not in _LABELS or not all((text or "").isprintable() for text in texts):
+        is_placed = view.restriction is None or _is_restriction(view.restriction)
+        if view.outcome not in _LABELS or not is_placed or not all((text or "").isprintable() for text in texts):
             raise WrongAnswer(f"{server.url}: an answer that cannot be one")
     return views
 

@@ -153,8 +153,8 @@ def of_number(rows_from: RowsFrom, tn: int) -> list[Restriction]:
 
 
 def of_imsi(rows_from: RowsFrom, imsi: int) -> list[Restriction]:
-    """Those that are about an IMSI, by its key. Looks at every range: they are few, and no call waits for it."""
-    found = _under(rows_from, _FIRST.pack(ONE_IMSI, imsi))
+    """Those that are about an IMSI, by its key. Looks at every range: for a person; calls are for `lookupd.imsis`."""
+    found = of_one_imsi(rows_from, imsi)
     for key, value in rows_from("restrictions", IMSI_RANGE):
         if key[:1] != IMSI_RANGE:
             break
@@ -164,6 +164,11 @@ def of_imsi(rows_from: RowsFrom, imsi: int) -> list[Restriction]:
         if imsi <= last:
             found.append(unpack_row(key, value))
     return found
+
+
+def of_one_imsi(rows_from: RowsFrom, imsi: int) -> list[Restriction]:
+    """Those that are about it alone, in force or not."""
+    return _under(rows_from, _FIRST.pack(ONE_IMSI, imsi))
 
 
 def _under(rows_from: RowsFrom, start: bytes) -> list[Restriction]:

@@ -92,9 +92,10 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
     from lookupd.web import openapi, page
+    from lookupd.web.imsis import ImsiQueries
     from lookupd.web.messages import Messages
     from lookupd.web.numbers import Numbers
     from lookupd.web.state import State
 
-    of_data = (*site.store.routes(), *Numbers(site).routes(), *State(site).routes())
+    of_data = (*site.store.routes(), *Numbers(site).routes(), *ImsiQueries(site).routes(), *State(site).routes())
     return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]

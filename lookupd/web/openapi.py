@@ -12,7 +12,7 @@ from aiohttp import web
 
 from lookupd import __version__
 from lookupd.limits import HTTP_ARRAY_NUMBERS_MAX, HTTP_ENTRIES_MAX, NUMBER_CHARS_MAX
-from lookupd.model import AnswerView, Outcome, Vitals
+from lookupd.model import AnswerView, Measure, Outcome, Vitals
 from lookupd.web import Route, json_response
 
 Schema = dict[str, Any]
@@ -75,10 +75,14 @@ def _schemas() -> Schema:
     assert vitals["$ref"].endswith("/Vitals")
     answer = found.pop("AnswerView")
     answer |= {"title": "Answer", "description": "Keys never vanish; what is absent is null."}
+    answer["properties"]["restriction"] = _restriction()
     answer["properties"]["outcome"] = {"enum": [outcome.label for outcome in Outcome]}
     return found | {
         "Answer": answer,
         "Error": _record({"error": _TEXT}, {"way_out": _TEXT, "line": _WHOLE}),
+        "Imsi": _record(
+            {"imsi": _TEXT, "restriction": _restriction(), "serial": _WHOLE, "age_seconds": _WHOLE_OR_NULL}
+        ),
         "AnswerOrError": {"anyOf": [_ref("Answer"), _ref("Error")]},
         "Replica": _replica(),
         "Status": _record({"now": _MOMENT, "replica": _ref("Replica"), "peer": _or_null("Replica"), "pair": _pair()}),
@@ -99,6 +103,12 @@ def _or_null(name: str) -> Schema:
 
 def _record(needed: Schema, more: Schema | None = None) -> Schema:
     return {"type": "object", "properties": needed | (more or {}), "required": list(needed)}
+
+
+def _restriction() -> Schema:
+    """The strictest that is in force."""
+    found = _record({"kind": {"enum": [measure.label for measure in Measure]}, "until": _MOMENT})
+    return {"anyOf": [found, {"type": "null"}]}
 
 
 def _replica() -> Schema:
@@ -188,6 +198,14 @@ def _paths() -> Schema:
             )
         },
         "/v1/numbers": {"post": _many()},
+        "/v1/imsis/{imsi}": {
+            "get": _operation(
+                "What is placed on an IMSI",
+                "Imsi",
+                parameters=[_imsi()],
+                others={400: "Error", 429: "Error", 503: "Error"},
+            )
+        },
         "/v1/status": {"get": _operation("The replica and its peer, side by side", "Status")},
         "/v1/feeds": {"get": _operation("The feeds, and their clocks", "Feeds", others={503: "Error"})},
         "/v1/notices": {
@@ -202,6 +220,11 @@ def _number() -> Schema:
     schema = {"type": "string", "pattern": rf"^[+]?[0-9][0-9 .()-]{{0,{NUMBER_CHARS_MAX - 2}}}$"}
     words = "Digits, with + before a country code, or national; blanks, dots, hyphens and brackets are passed over."
     return {"name": "number", "in": "path", "required": True, "schema": schema, "description": words}
+
+
+def _imsi() -> Schema:
+    schema = {"type": "string", "pattern": "^[0-9]{14,15}$"}
+    return {"name": "imsi", "in": "path", "required": True, "schema": schema, "description": "14 or 15 digits."}
 
 
 def _as_of() -> Schema:

@@ -262,11 +262,13 @@ def _receipt(serial: int, receipt: Receipt) -> dict[str, Any]:
 
 
 def _masked(fields: dict[str, Any]) -> dict[str, Any]:
-    """An entry without the numbers' last digits, nor what would tell them: its hashes, and the states of others."""
+    """An entry without the numbers' last digits, nor what would tell them: its hashes, and the states of others;
+    of a restriction only its kind: whose case it is, is nobody else's business."""
     hidden = {name: _mask(fields[name]) for name in _NUMBER_FIELDS}
     states = {
         "old": [state | {name: _mask(state[name]) for name in _NUMBER_FIELDS} for state in fields["old"]],
         "new": fields["new"] and fields["new"] | {name: _mask(fields["new"][name]) for name in _NUMBER_FIELDS},
+        "restriction": fields["restriction"] and {"kind": fields["restriction"]["kind"]},
         "hash": None,
         "previous": None,
     }

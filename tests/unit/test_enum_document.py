@@ -107,7 +107,7 @@ def test_examples_show_each_code_and_silence_over_both_transports() -> None:
     assert sum(example.received is None for example in EXAMPLES) == 2
     assert {example.transport for example in EXAMPLES} == {"udp", "tcp"}
     assert {example.client for example in EXAMPLES} == set(SOURCES)
-    assert {example.state for example in EXAMPLES} == {"", "no-data"}
+    assert {example.state for example in EXAMPLES} == {"", "no-data", "restricted"}
     services = {
         record.service.decode() for reply in replies for rrset in reply.answer for record in rrset if rrset.rdtype == 35
     }
@@ -161,6 +161,8 @@ async def test_example_is_answered_by_a_running_daemon(tmp_path: Path, example: 
         if example.state != "no-data":
             workbench.load_tables()
             workbench.snapshot(now=asked_in - AGE_SECONDS)
+        if example.state == "restricted":
+            workbench.restrict(886912345678, asked_in - AGE_SECONDS)
         found = await ask_daemon(workbench, example)
         if found == example.received or int(time.time()) == asked_in:  # the data's age did not grow meanwhile
             assert found == example.received

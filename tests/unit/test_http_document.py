@@ -22,7 +22,7 @@ from tests.conftest import Workbench, serve
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "http.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 PROSE = " ".join(TEXT.split())
-CONFIRMED_AT, RETURNED_AT = 1_795_312_810, 1_795_313_100
+CONFIRMED_AT, RETURNED_AT, RESTRICTED_AT = 1_795_312_810, 1_795_313_100, 1_795_313_200
 BASE = "http://127.0.0.1:9474"
 VARYING = {
     "age_seconds", "now", "started_at", "uptime_seconds", "version", "engine", "queries_per_second", "by_dialect",
@@ -71,11 +71,13 @@ async def run(command: str, port: int) -> str:
     return told.decode().replace("\r\n", "\n")
 
 
-def prepare(workbench: Workbench) -> Path:
-    """The data of the page, and the configuration of its daemon."""
+def prepare(workbench: Workbench, title: str) -> Path:
+    """The data of the page, and the configuration of its daemon. title: of the example."""
     workbench.load_tables()
     workbench.snapshot(now=CONFIRMED_AT)
     workbench.delta({"kind": "return", "tn": "886912345679", "ref": "R-7"}, sequence=2, now=RETURNED_AT)
+    if "restrict" in title:
+        workbench.restrict(886923456789, RESTRICTED_AT)
     return workbench.config("", 'http = "http://127.0.0.1:0"')
 
 
@@ -150,6 +152,6 @@ def test_bound_on_the_page_is_the_bound_in_force(sentence: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.title for example in EXAMPLES])
 async def test_example_prints_what_the_page_says(workbench: Workbench, example: Example) -> None:
-    async with serve(prepare(workbench)) as served:
+    async with serve(prepare(workbench, example.title)) as served:
         for command, expected in example.runs:
             assert known(await run(command, served.port("http", "http"))) == known(expected), command

@@ -29,6 +29,7 @@ from tests.conftest import PLAN, Workbench, serve
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocols" / "npq.md"
 CONFIRMED_AT = 1_790_000_000
 AGE_SECONDS = 42
+PORTED = 886912345678
 LINE = re.compile(r"([CS]): ((?:[0-9a-f]{2} )*[0-9a-f]{2})(?: \* ([0-9]+))?(?: +# .+)?")
 SLOW_CLIENT = '[[client]]\nname = "slow"\nsources = ["127.0.0.0/8"]\nqueries_per_second = 1'
 MARKER = bytes.fromhex("94 01 00 ce 7f ff ff fe a3 31 31 30")
@@ -118,7 +119,7 @@ def test_examples_show_each_outcome_each_error_and_silence() -> None:
     assert {message[2] is None for message in messages if message[1] == 2} == {True, False}
     assert sum(example.received is None for example in EXAMPLES) == 2
     assert {example.transport for example in EXAMPLES} == {"udp", "tcp"}
-    assert {example.state for example in EXAMPLES} == {"", "unavailable", "refused"}
+    assert {example.state for example in EXAMPLES} == {"", "unavailable", "refused", "restricted"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,8 @@ def test_example_is_answered_as_written(confirmed: Workbench, example: Example) 
     responder = NpqResponder(engine, counters, answer_bytes_max=bytes_max, tells_errors=tcp)
     client = Client(ClientSettings("slow", (), queries_per_second=1 if example.state == "refused" else 0))
     client.take(1, SECOND_NS)
+    if example.state == "restricted":
+        confirmed.restrict(PORTED, CONFIRMED_AT)
     with confirmed.reader() as reader:
         engine.reader = None if example.state == "unavailable" else reader
         engine.begin(UnixSeconds(CONFIRMED_AT + AGE_SECONDS))
@@ -184,6 +187,8 @@ async def test_example_is_answered_by_a_running_daemon(tmp_path: Path, example: 
         if example.state != "unavailable":
             workbench.load_tables()
             workbench.snapshot(now=asked_in - AGE_SECONDS)
+        if example.state == "restricted":
+            workbench.restrict(PORTED, asked_in - AGE_SECONDS)
         found = await ask_daemon(workbench, example)
         if int(time.time()) == asked_in:  # the data's age did not grow meanwhile
             assert found == example.received

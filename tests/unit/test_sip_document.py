@@ -106,6 +106,8 @@ async def test_example_is_answered_byte_for_byte(workbench: Workbench, example: 
     if example.state != "unavailable":
         workbench.load_tables()
         workbench.snapshot(now=int(time.time()) - 42)
+    if example.state == "restricted":
+        workbench.restrict(886912345678, int(time.time()) - 42)
     extra = section(example.settings) + ("\n" + ONE_A_SECOND if example.state == "refused" else "")
     listen = f'sip = ["{example.transport}://127.0.0.1:0"]'
     async with serve(workbench.config(extra, listen)) as served:
@@ -127,7 +129,7 @@ def test_titles_of_examples_are_unique() -> None:
 
 def test_examples_show_both_transports_every_state_and_silence() -> None:
     assert {example.transport for example in EXAMPLES} == {"udp", "tcp"}
-    assert {example.state for example in EXAMPLES} == {"", "unavailable", "refused"}
+    assert {example.state for example in EXAMPLES} == {"", "unavailable", "refused", "restricted"}
     assert sum(not example.received for example in EXAMPLES) == 1
     shown = {int(status) for status in re.findall(r"^S: SIP/2\.0 ([0-9]{3})", TEXT, re.MULTILINE)}
     assert shown == {200, 301, 302, 400, 404, 405, 484, 503}
