@@ -227,12 +227,12 @@ def decode_npq(
 
 def encode_npq(
     message: bytes,
-    rows: list[tuple[int | None, int, tuple[str, str | None, str] | None, bool, int, int | None]],
+    rows: list[tuple[int | None, int, tuple[str, str | None, str] | None, tuple[int, int] | None, int, int | None]],
     bytes_max: int,
 ) -> tuple[bytes, int]:
     """The answer to an `npq` query message, and how many of the answers it holds.
 
-    rows: tn, outcome, (network code, routing number, operator), restricted, serial, age.
+    rows: tn, outcome, (network code, routing number, operator), (measure, until) of a restriction, serial, age.
     Raises ValueError if the message is no query.
     """
 

@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, Cache};
 use crate::access::Clients;
 use crate::counters::Usage;
 use crate::limits::E164_DIGITS_MAX;
-use crate::model::{Answer, Outcome, Route};
+use crate::model::{Answer, InForce, Outcome, Route};
 use crate::plan::{Digits, Plan};
 use crate::store::{Block, Environment, RESTRICTED, ROUTE_MASK, Reader, Unreadable};
 use crate::tap::Tap;
@@ -134,13 +134,13 @@ pub struct Found<'e> {
     pub outcome: Outcome,
     /// The network that serves the number, if one does.
     pub route: Option<&'e Route>,
-    /// Whether a restriction exists.
-    pub restricted: bool,
+    /// The restriction in force.
+    pub restriction: Option<InForce>,
 }
 
 impl<'e> Found<'e> {
     const fn nothing(outcome: Outcome) -> Found<'e> {
-        Found { outcome, route: None, restricted: false }
+        Found { outcome, route: None, restriction: None }
     }
 }
 
@@ -152,6 +152,8 @@ pub struct Engine {
     terms: Arc<Terms>,
     reader: Option<Reader>,
     serial: u32,
+    /// Of the batch: restrictions begin and lapse by it.
+    now: u64,
     age_seconds: Option<u64>,
     usable: bool,
     unreadable: Cell<u64>,
@@ -187,6 +189,7 @@ impl Engine {
             reader,
             terms,
             serial: 0,
+            now: 0,
             age_seconds: None,
             usable: false,
             unreadable: Cell::new(0),
@@ -198,6 +201,7 @@ impl Engine {
     /// `now`: Unix seconds. Never fails: a store that cannot be read is not usable.
     pub fn begin(&mut self, now: u64) {
         self.take_over();
+        self.now = now;
         self.usable = false;
         self.age_seconds = None;
         let Some(reader) = self.reader.as_mut() else { return };
@@ -292,13 +296,17 @@ impl Engine {
             },
             Place::Unreadable | Place::Nowhere => return self.unreadable(),
         };
-        let restricted = entry & RESTRICTED != 0;
+        let mut restriction = None;
+        if entry & RESTRICTED != 0 {
+            let Ok(found) = reader.restriction(digits.tn(), self.now) else { return self.unreadable() };
+            restriction = found;
+        }
         let route_id = entry & ROUTE_MASK;
         if route_id == 0 {
-            return self.find_unported(reader, digits, restricted);
+            return self.find_unported(reader, digits, restriction);
         }
         match reader.tables().route(route_id) {
-            Some(route) => Found { outcome: Outcome::Ported, route: Some(route), restricted },
+            Some(route) => Found { outcome: Outcome::Ported, route: Some(route), restriction },
             None => self.unreadable(),
         }
     }
@@ -311,19 +319,19 @@ impl Engine {
         found
     }
 
-    fn find_unported<'e>(&'e self, reader: &'e Reader, digits: &Digits, restricted: bool) -> Found<'e> {
+    fn find_unported<'e>(&'e self, reader: &'e Reader, digits: &Digits, restriction: Option<InForce>) -> Found<'e> {
         let portable = self.terms.plan.portable(digits);
         // A number of another country has no kind here; the ranges table may know it all the same.
         let may_be_held = portable.unwrap_or_else(|| !self.terms.plan.covers(digits));
         if !may_be_held {
-            return Found { outcome: Outcome::NotPortable, route: None, restricted };
+            return Found { outcome: Outcome::NotPortable, route: None, restriction };
         }
         let Some(holder) = reader.tables().range_holder(digits.as_bytes()) else {
             let outcome = if portable.is_some() { Outcome::NotAllocated } else { Outcome::NotPortable };
-            return Found { outcome, route: None, restricted };
+            return Found { outcome, route: None, restriction };
         };
         match reader.tables().route(holder) {
-            Some(route) => Found { outcome: Outcome::NotPorted, route: Some(route), restricted },
+            Some(route) => Found { outcome: Outcome::NotPorted, route: Some(route), restriction },
             None => self.unreadable(),
         }
     }
@@ -363,8 +371,8 @@ impl Engine {
 
     /// The whole answer to a located number.
     pub fn answer<'e>(&'e self, located: &Located<'e>) -> Answer<'e> {
-        let Found { outcome, route, restricted } = self.find(located);
-        Answer { tn: located.digits.as_ref().map(Digits::tn), outcome, route, restricted, ..self.refuse() }
+        let Found { outcome, route, restriction } = self.find(located);
+        Answer { tn: located.digits.as_ref().map(Digits::tn), outcome, route, restriction, ..self.refuse() }
     }
 
     /// The answer to a client that is over its rate.
@@ -373,7 +381,7 @@ impl Engine {
             tn: None,
             outcome: Outcome::Refused,
             route: None,
-            restricted: false,
+            restriction: None,
             serial: self.serial,
             age_seconds: self.age_seconds,
         }

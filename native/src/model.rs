@@ -84,6 +84,43 @@ pub struct Route {
     pub own: bool,
 }
 
+/// What an authority ordered, the strictest first; the value is the one that is stored and that `npq` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Measure {
+    /// The number has no service.
+    Stop = 1,
+    /// It has part of it.
+    Limit = 2,
+    /// None in other networks.
+    NoRoaming = 3,
+    /// Service as before; whoever trusts the number should know.
+    Alert = 4,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Measure; 4] = [Measure::Stop, Measure::Limit, Measure::NoRoaming, Measure::Alert];
+
+    /// As headers write it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Measure::Stop => "stop",
+            Measure::Limit => "limit",
+            Measure::NoRoaming => "no_roaming",
+            Measure::Alert => "alert",
+        }
+    }
+}
+
+/// What an answer tells of the restrictions that hold now: the strictest one, and how long it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// What was ordered.
+    pub measure: Measure,
+    /// When it lapses, Unix seconds.
+    pub until: u64,
+}
+
 /// The answer to one query, before any dialect has dressed it.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
@@ -93,8 +130,8 @@ pub struct Answer<'a> {
     pub outcome: Outcome,
     /// The network that serves the number, if one does.
     pub route: Option<&'a Route>,
-    /// Whether a restriction exists.
-    pub restricted: bool,
+    /// The one that is in force, if there is one.
+    pub restriction: Option<InForce>,
     /// The store's, mod 2^32.
     pub serial: u32,
     /// Since the last feed position was confirmed; None when there is no data.

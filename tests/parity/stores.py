@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 import msgspec
 
-from lookupd.model import TN, FeedPosition, NetworkCode, RoutingNumber, UnixSeconds
+from lookupd.model import (
+    TN,
+    FeedPosition,
+    Measure,
+    NetworkCode,
+    Restriction,
+    RoutingNumber,
+    Target,
+    UnixSeconds,
+)
 from lookupd.numbering import Kind, Plan, load_plan
+from lookupd.store.restrictions import key_of, pack_row, reaches_keys
 from lookupd.store.schema import (
     BLOCK_KEY,
     ENTRIES_BYTES,
@@ -136,15 +147,20 @@ def copy_stores(stores: dict[str, Path], folder: Path) -> dict[str, Path]:
 
 def _write_more(store: Path, rng: random.Random, *, wrapped: bool) -> None:
     environment = lmdb.open(str(store), max_dbs=16, map_size=1 << 30, lib_version=0)
-    databases = {name: environment.open_db(name) for name in (b"routes", b"blocks", b"ranges", b"meta")}
+    databases = {
+        name: environment.open_db(name) for name in (b"routes", b"blocks", b"ranges", b"restrictions", b"meta")
+    }
     with environment.begin(write=True) as transaction:
         for route_id, record in ROUTES.items():
             transaction.put(ROUTE_KEY.pack(route_id), encode(record), db=databases[b"routes"])
         for prefix, route_id in RANGES.items():
             transaction.put(prefix.encode(), U16.pack(route_id), db=databases[b"ranges"])
         for block in BLOCKS:
-            sound = pack_block(block, _entries(rng), rng.getrandbits(64))
+            entries = _entries(rng)
+            sound = pack_block(block, entries, rng.getrandbits(64))
             transaction.put(BLOCK_KEY.pack(block), sound, db=databases[b"blocks"])
+            for key, value in _restrictions(rng, block, entries):
+                transaction.put(key, value, db=databases[b"restrictions"])
         for block in (*DAMAGED, WRONG_PLACE, SHORT):
             value = bytearray(pack_block(block + (block == WRONG_PLACE), _entries(rng), 5))
             if block in DAMAGED:
@@ -169,6 +185,32 @@ def _entries(rng: random.Random) -> bytes:
         entries += U16.pack(route_id | (RESTRICTED if rng.random() < 0.125 else 0))
     assert len(entries) == ENTRIES_BYTES
     return bytes(entries)
+
+
+def _restrictions(rng: random.Random, block: int, entries: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """For each restricted number: in force, lapsed, not begun yet, several, in ranges; some damaged, some missing."""
+    first = block * NUMBERS_PER_BLOCK
+    for offset in range(NUMBERS_PER_BLOCK):
+        if not U16.unpack_from(entries, 2 * offset)[0] & RESTRICTED:
+            continue
+        draw = rng.random()
+        for case in range(0 if draw < 0.02 else rng.choice((1, 1, 2, 3))):
+            begins_at = CONFIRMED_AT + rng.choice((-1000, -10, 50, 5000))
+            until = begins_at + rng.choice((5, 500, 10**8))
+            span = rng.choice((0, 0, 1, 300, 2500))
+            begin = first + offset - rng.randint(0, span)
+            it = Restriction(
+                Target.NUMBER, begin, begin + span, "NPA", f"{offset}-{case}", rng.choice(list(Measure)),
+                UnixSeconds(begins_at), UnixSeconds(until),
+            )  # fmt: skip
+            if it.last < first + offset:
+                it = msgspec.structs.replace(it, first=first + offset, last=first + offset)
+            value = bytearray(pack_row(it))
+            if draw > 0.97:
+                value[rng.randrange(len(value))] ^= 1 << rng.randrange(8)
+            if draw < 0.95:
+                yield key_of(it), bytes(value)
+            yield from ((key, b"") for key in reaches_keys(it))
 
 
 def stored_blocks() -> list[int]:

@@ -77,7 +77,7 @@ def compare(opened: Opened, store: str, country: str) -> dict[Outcome, int]:
                 expected.outcome,
                 None if route is None else route.network_code,
                 None if route is None else route.routing_number,
-                int(expected.restricted),
+                0 if expected.restriction is None else npq._flags(expected.restriction),
                 expected.tn,
                 None if route is None else route.operator,
             ], (store, country, number)

@@ -358,7 +358,8 @@ def test_numbers_of_a_batch_are_counted_alike(count: int) -> None:
 
 def row_of(answer: Answer) -> tuple[Any, ...]:
     route = answer.route and (answer.route.network_code, answer.route.routing_number, answer.route.operator)
-    return answer.tn, int(answer.outcome), route, answer.restricted, answer.serial, answer.age_seconds
+    restriction = answer.restriction and (int(answer.restriction.measure), answer.restriction.until)
+    return answer.tn, int(answer.outcome), route, restriction, answer.serial, answer.age_seconds
 
 
 @seldom
@@ -376,7 +377,7 @@ def test_npq_answer_is_written_alike(answers: list[Answer], query_id: int, detai
 def test_every_width_is_written_alike(characters: int, tn: int | None) -> None:
     route = Route(NetworkCode("1401"), RoutingNumber("D0401"), "x" * characters, None, True)
     for serial, age in ((0, None), (127, 0), (128, 127), (255, 128), (256, 255), (65_535, 65_536), (2**32 - 1, 2**40)):
-        answer = Answer("1", None if tn is None else TN(tn), Outcome.PORTED, route, False, serial, age)
+        answer = Answer("1", None if tn is None else TN(tn), Outcome.PORTED, route, None, serial, age)
         for count in (1, 15, 16, 17):
             message = npq.encode_query(serial, ["1"] * count, 1)
             reply = npq.encode_answer(npq.decode_query(message), [answer] * count, 1 << 21)

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use lookupd_native::limits::{NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX, NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX};
-use lookupd_native::model::{Answer, Drop, Outcome, Route};
+use lookupd_native::model::{Answer, Drop, InForce, Measure, Outcome, Route};
 use lookupd_native::msgpack::Reader;
 use lookupd_native::protocols::npq::{self, Fault, Number, Numbers, Query};
 
@@ -37,7 +37,8 @@ fn check_answers(query: &Query<'_>, asked: usize) {
             tn: (at % 3 != 0).then_some(886_912_345_678),
             outcome: if at % 2 == 0 { Outcome::Ported } else { Outcome::NotAllocated },
             route: (at % 2 == 0).then_some(&route),
-            restricted: at % 5 == 0,
+            restriction: (at % 5 == 0)
+                .then_some(InForce { measure: Measure::NoRoaming, until: 1_800_000_000 + at as u64 }),
             serial: 3,
             age_seconds: Some(42),
         })

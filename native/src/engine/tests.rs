@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::access::Rule;
+use crate::model::Measure;
 use crate::plan::Head;
-use crate::store::lmdb::made::{Made, Row, block, damaged_block, range, route, state};
+use crate::store::lmdb::made::{Made, Row, block, damaged_block, range, restriction, route, state};
 
 const MAP_BYTES: usize = 1 << 24;
 const NOW: u64 = 1_800_000_000;
@@ -28,7 +29,8 @@ fn terms(store: Option<&Arc<Environment>>, stale_after: f64) -> Terms {
 }
 
 fn rows(serial: u64) -> Vec<Row> {
-    vec![
+    let mut rows = restriction(BLOCK * 1000 + 679, BLOCK * 1000 + 679, (1, NOW - 10, NOW + 10, 1));
+    rows.extend([
         state(serial, 1, Some(NOW as u32 - 60)),
         route(1, "1001", Some(101)),
         route(2, "1002", None),
@@ -37,7 +39,8 @@ fn rows(serial: u64) -> Vec<Row> {
         range("886955", 9),
         block(BLOCK, &[(678, 1), (679, RESTRICTED), (680, 7)]),
         damaged_block(BLOCK + 1, &[(0, 1)]),
-    ]
+    ]);
+    rows
 }
 
 /// A folder with a store, the store for writing, and the store for reading.
@@ -52,7 +55,7 @@ fn store(rows: &[Row]) -> (tempfile::TempDir, Made, Arc<Environment>) {
 /// Outcome, network code, whether restricted.
 fn ask<'e>(engine: &'e Engine, dialled: &str) -> (Outcome, Option<&'e str>, bool) {
     let answer = engine.answer(&engine.locate(engine.digits(dialled.as_bytes())));
-    (answer.outcome, answer.route.map(|route| route.network_code.as_str()), answer.restricted)
+    (answer.outcome, answer.route.map(|route| route.network_code.as_str()), answer.restriction.is_some())
 }
 
 #[test]
@@ -90,6 +93,58 @@ fn number_then_its_range_holder_then_not_allocated() {
     let answer = engine.answer(&engine.locate(engine.digits(b"0912345678")));
     assert_eq!((answer.tn, answer.serial, answer.age_seconds), (Some(886_912_345_678), 7, Some(60)));
     assert_eq!(engine.take_unreadable(), 0);
+}
+
+#[test]
+fn strictest_restriction_in_force_is_told_until_it_lapses() {
+    let (first, last) = (BLOCK * 1000, BLOCK * 1000 + 2999);
+    let mut rows = rows(7);
+    rows.push(block(BLOCK, &[(0, 0x8001), (678, 0x8001), (680, RESTRICTED)]));
+    rows.extend(restriction(first, last, (2, NOW, NOW + 50, 1)));
+    rows.extend(restriction(first, last, (2, NOW, NOW + 40, 2)));
+    rows.extend(restriction(first + 678, first + 678, (4, NOW - 50, NOW + 99, 1)));
+    rows.extend(restriction(first + 678, first + 678, (1, NOW + 20, NOW + 30, 2)));
+    rows.extend(restriction(first + 679, first + 700, (3, NOW, NOW + 60, 1)));
+    let (_folder, _made, opened) = store(&rows);
+    let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+    for (after, dialled, expected) in [
+        (0, "886912345678", Some((Measure::Limit, 50))),
+        (20, "886912345678", Some((Measure::Stop, 30))),
+        (30, "886912345678", Some((Measure::Limit, 50))),
+        (50, "886912345678", Some((Measure::Alert, 99))),
+        (99, "886912345678", None),
+        (0, "886912345000", Some((Measure::Limit, 50))),
+        (55, "886912345680", Some((Measure::NoRoaming, 60))),
+        (60, "886912345680", None),
+    ] {
+        engine.begin(NOW + after);
+        let answer = engine.answer(&engine.locate(engine.digits(dialled.as_bytes())));
+        let told = answer.restriction.map(|found| (found.measure, found.until - NOW));
+        assert_eq!(told, expected, "{dialled} {after}");
+        assert_ne!(answer.outcome, Outcome::Unavailable);
+    }
+}
+
+#[test]
+fn restriction_that_is_damaged_or_missing_makes_its_number_unavailable() {
+    let number = BLOCK * 1000 + 5;
+    let whole = restriction(number - 1, number + 1, (1, 0, NOW * 2, 1));
+    for harm in 0..=whole[1].2.len() {
+        let mut rows = rows(7);
+        rows.push(block(BLOCK, &[(5, 0x8001), (6, 1)]));
+        let mut harmed = whole.clone();
+        match harmed[1].2.get_mut(harm) {
+            Some(byte) => *byte ^= 1,
+            None => drop(harmed.pop()), // the row that the others lead to
+        }
+        rows.extend(harmed);
+        let (_folder, _made, opened) = store(&rows);
+        let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+        engine.begin(NOW);
+        assert_eq!(ask(&engine, "886912345005"), (Outcome::Unavailable, None, false), "{harm}");
+        assert_eq!(ask(&engine, "886912345006").0, Outcome::Ported);
+        assert_eq!(engine.take_unreadable(), 1);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use crate::limits::{DNS_NAME_BYTES_MAX, E164_DIGITS_MAX, NAPTR_TEXT_BYTES_MAX};
-use crate::model::{Outcome, Route};
+use crate::model::{InForce, Outcome, Route};
 use crate::protocols::dns::{self, Data, Filling, Name, POINTER_TO_QUESTION, Rcode, Records, Reply, patch};
 use crate::protocols::tel_parameters::{Parameters, Unported};
 
@@ -19,6 +19,10 @@ const SOA_NUMBERS: [u32; 3] = [3600, 600, 604_800];
 /// EDNS option of the range for local use that carries serial and age.
 const TELL_OPTION: u16 = 65_001;
 const TELL_OPTION_BYTES: usize = 12;
+/// The option beside it for a restricted number: measure, three zero bytes, when it lapses.
+const RESTRICTION_OPTION: u16 = 65_002;
+/// Both of them.
+pub const TOLD_BYTES_MAX: usize = 24;
 const NO_AGE: u32 = u32::MAX;
 
 /// `profiles.EnumSettings`, as plain values.
@@ -271,9 +275,15 @@ impl Profile {
         patch(out, start + DATA_LENGTH_AT, &(data_bytes as u16).to_be_bytes());
     }
 
-    /// The option of EDNS that says the same; empty if this profile does not send it. room: where it is written.
+    /// The option of EDNS that says the same, and another one if a restriction is in force; empty if this profile does
+    /// not send them. room: where they are written.
     #[inline]
-    pub fn option<'r>(&self, version: Version, room: &'r mut [u8; TELL_OPTION_BYTES]) -> &'r [u8] {
+    pub fn option<'r>(
+        &self,
+        version: Version,
+        restriction: Option<InForce>,
+        room: &'r mut [u8; TOLD_BYTES_MAX],
+    ) -> &'r [u8] {
         if self.tell != Tell::Edns {
             return &[];
         }
@@ -281,7 +291,12 @@ impl Profile {
         room[..2].copy_from_slice(&TELL_OPTION.to_be_bytes());
         room[2..4].copy_from_slice(&8_u16.to_be_bytes());
         room[4..8].copy_from_slice(&version.serial.to_be_bytes());
-        room[8..].copy_from_slice(&age.to_be_bytes());
+        room[8..12].copy_from_slice(&age.to_be_bytes());
+        let Some(restriction) = restriction else { return &room[..TELL_OPTION_BYTES] };
+        room[12..14].copy_from_slice(&RESTRICTION_OPTION.to_be_bytes());
+        room[14..16].copy_from_slice(&8_u16.to_be_bytes());
+        room[16..20].copy_from_slice(&[restriction.measure as u8, 0, 0, 0]);
+        room[20..].copy_from_slice(&u32::try_from(restriction.until).unwrap_or(NO_AGE).to_be_bytes());
         room
     }
 }

@@ -2,7 +2,7 @@
 //! with it, and exactly the messages that it refuses are refused here.
 
 use crate::limits::{NPQ_NUMBERS_MAX, NUMBER_CHARS_MAX};
-use crate::model::{Answer, Drop};
+use crate::model::{Answer, Drop, InForce};
 use crate::msgpack::{
     Integer, Reader, array_head, write_array, write_integer, write_nil, write_text, write_text_or_nil,
 };
@@ -13,7 +13,9 @@ const ANSWER: u8 = 1;
 const ERROR: u8 = 2;
 
 const DETAIL_NAMES: u64 = 1;
-const FLAG_RESTRICTED: u8 = 1;
+const FLAG_RESTRICTED: u64 = 1;
+const MEASURE_SHIFT: u32 = 1;
+const UNTIL_SHIFT: u32 = 4;
 
 /// No query.
 pub const ERROR_MALFORMED: u8 = 1;
@@ -285,6 +287,11 @@ fn write_answer_head(query: &Query<'_>, first: &Answer<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// One bit that there is a restriction, three bits of its measure, then when it lapses.
+fn flags(restriction: InForce) -> u64 {
+    FLAG_RESTRICTED | (restriction.measure as u64) << MEASURE_SHIFT | restriction.until << UNTIL_SHIFT
+}
+
 #[inline]
 fn write_result(query: &Query<'_>, answer: &Answer<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&[if query.names { 0x96 } else { 0x94 }, answer.outcome as u8]);
@@ -295,7 +302,7 @@ fn write_result(query: &Query<'_>, answer: &Answer<'_>, out: &mut Vec<u8>) {
         }
         None => out.extend_from_slice(&[0xc0, 0xc0]),
     }
-    out.push(if answer.restricted { FLAG_RESTRICTED } else { 0 });
+    write_integer(answer.restriction.map_or(0, flags), out);
     if query.names {
         match answer.tn {
             Some(tn) => write_integer(tn, out),

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::access::{self, Rule};
 use crate::counters::{Usage, UsageCells};
-use crate::model::{Answer, Outcome, Route};
+use crate::model::{Answer, InForce, Measure, Outcome, Route};
 use crate::plan::{self, Head};
 use crate::protocols::enum_dns::Tell;
 use crate::protocols::npq::{self, Fault, Number, Numbers};
@@ -276,8 +276,8 @@ pub fn decode_npq(message: &[u8]) -> NpqFound {
     (Some((query.id, query.names, many, numbers)), None)
 }
 
-/// tn, outcome, (network code, routing number, operator), restricted, serial, age.
-type AnswerRow = (Option<u64>, usize, Option<(String, Option<String>, String)>, bool, u32, Option<u64>);
+/// tn, outcome, (network code, routing number, operator), (measure, until) of a restriction, serial, age.
+type AnswerRow = (Option<u64>, usize, Option<(String, Option<String>, String)>, Option<(u8, u64)>, u32, Option<u64>);
 
 #[pyfunction]
 #[allow(clippy::needless_pass_by_value)] // what Python's values are read into
@@ -286,9 +286,14 @@ pub fn encode_npq(message: &[u8], rows: Vec<AnswerRow>, bytes_max: usize) -> PyR
     let routes: Vec<Option<Route>> = rows.iter().map(|row| row.2.clone().map(route)).collect();
     let mut answers = Vec::new();
     for (row, route) in rows.iter().zip(&routes) {
-        let &(tn, outcome, _, restricted, serial, age_seconds) = row;
+        let &(tn, outcome, _, restriction, serial, age_seconds) = row;
+        let restriction = restriction.map(|(measure, until)| {
+            let measure = Measure::ALL.into_iter().find(|known| *known as u8 == measure);
+            measure.map(|measure| InForce { measure, until }).ok_or_else(|| PyValueError::new_err("no such measure"))
+        });
+        let restriction = restriction.transpose()?;
         let outcome = *Outcome::ALL.get(outcome).ok_or_else(|| PyValueError::new_err("no such outcome"))?;
-        answers.push(Answer { tn, outcome, route: route.as_ref(), restricted, serial, age_seconds });
+        answers.push(Answer { tn, outcome, route: route.as_ref(), restriction, serial, age_seconds });
     }
     let mut out = Vec::new();
     let held = npq::encode_many(&query, &answers, bytes_max, &mut out);

@@ -8,7 +8,7 @@ use crate::limits::{DNS_MESSAGE_BYTES_MAX, DNS_QUERY_BYTES_MAX};
 use crate::model::{Drop, Outcome};
 use crate::plan::Digits;
 use crate::protocols::dns::{self, Bare, Fault, Filling, Query, Rcode, Reply};
-use crate::protocols::enum_dns::{Asked, Dialled, Parts, Profile, Version, Zone};
+use crate::protocols::enum_dns::{Asked, Dialled, Parts, Profile, TOLD_BYTES_MAX, Version, Zone};
 
 /// NAPTR for numbers, the zone's own records, NODATA, NXDOMAIN; an error of DNS for everything else.
 #[derive(Clone)]
@@ -166,7 +166,12 @@ impl Enum {
         }
         let exists = parts.is_some() || engine.has_under(number.digits(), profile.answers_unported());
         let rcode = if exists { Rcode::NoError } else { Rcode::NxDomain };
-        reply.end(query, rcode, profile.option(version, &mut [0; 12]), self.bytes_max(query));
+        reply.end(
+            query,
+            rcode,
+            profile.option(version, found.restriction, &mut [0; TOLD_BYTES_MAX]),
+            self.bytes_max(query),
+        );
         found.outcome
     }
 

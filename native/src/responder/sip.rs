@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use super::{Asker, Dialect, Silence, Told};
-use crate::engine::{Engine, Located};
+use crate::engine::{Engine, Found, Located};
 use crate::limits::{AMPLIFICATION_MAX, SIP_DATAGRAM_BYTES_MAX, TN_DIGITS_MIN};
 use crate::model::{Drop, Outcome};
 use crate::plan::Digits;
 use crate::protocols::sip::message::{Request, is_empty, read_request};
 use crate::protocols::sip::reply::{
-    ALLOW, ALLOW_AND_ACCEPT, PING, PONG, RETRY_LATER, RETRY_SOON, write_end, write_head, write_version,
+    ALLOW, ALLOW_AND_ACCEPT, PING, PONG, RETRY_LATER, RETRY_SOON, write_end, write_head, write_restriction,
+    write_version,
 };
 use crate::protocols::sip::uri::Target;
 use crate::protocols::sip::{Form, Profile};
@@ -154,7 +155,11 @@ impl Dialect for Sip {
                 answer(Outcome::Unavailable)
             }
             Wants::Route(target) => {
-                let outcome = self.write_route(asked, target, located, engine, out);
+                let found = engine.find(located);
+                let outcome = self.write_route(asked, target, located, &found, engine, out);
+                if let Some(restriction) = found.restriction {
+                    write_restriction(restriction, out);
+                }
                 if asked.profile.tells_version {
                     write_version(engine.version(), out);
                 }
@@ -213,11 +218,11 @@ impl Sip {
         asked: &Asked<'_>,
         target: &Target,
         located: &Located<'_>,
+        found: &Found<'_>,
         engine: &Engine,
         out: &mut Vec<u8>,
     ) -> Outcome {
         let Asked { request, profile, .. } = asked;
-        let found = engine.find(located);
         let (rn, cic) = match (found.outcome, found.route) {
             (Outcome::Unavailable, _) => {
                 self.write(asked, 503, RETRY_LATER, out);

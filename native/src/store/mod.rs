@@ -6,6 +6,7 @@
 pub mod layout;
 pub mod lmdb;
 mod reader;
+mod restrictions;
 mod sums;
 
 use std::ffi::CStr;
@@ -66,6 +67,7 @@ pub const DATABASES: [&CStr; 11] = [
 const ROUTES: usize = 0;
 const BLOCKS: usize = 1;
 const RANGES: usize = 3;
+const RESTRICTIONS: usize = 4;
 const META: usize = 10;
 
 /// One open environment, read only; a process opens a store once, and everything in it shares this.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::layout::{self, BLOCK_BYTES, Damaged, ENTRIES_PER_PART, NUMBERS_PER_BLOCK, ROUTE_MASK, State, Tables};
 use super::lmdb::{self, Step, Transaction};
 use super::sums::Sums;
-use super::{BLOCKS, DATABASES, Environment, META, RANGES, ROUTES, StoreError};
+use super::{BLOCKS, DATABASES, Environment, META, RANGES, RESTRICTIONS, ROUTES, StoreError, restrictions};
 use crate::limits::{E164_DIGITS_MAX, TN_DIGITS_MIN};
+use crate::model::InForce;
 
 /// Blocks or other records between two looks at whether the map is to be replaced.
 const WARMED_AT_ONCE: usize = 4096;
@@ -94,6 +95,14 @@ impl Reader {
             Ok(value) => Ok(value.map(|value| Block { number: block, value, sums: &self.sums })),
             Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
         }
+    }
+
+    /// The restriction in force of a number whose entry has `RESTRICTED`: see `restrictions`.
+    #[cold]
+    pub fn restriction(&self, tn: u64, now: u64) -> Result<Option<InForce>, StoreError> {
+        let unreadable = |error: StoreError| error.about(self.environment.path(), "", ": restore the store");
+        let mut cursor = self.transaction.cursor(self.environment.databases[RESTRICTIONS]).map_err(unreadable)?;
+        restrictions::of_number(&mut cursor, tn, now).map_err(unreadable)
     }
 
     /// Whether a ported number is longer than these ASCII digits and begins with them. digits: 1 to 15, no zero first.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Measure;
 use crate::protocols::dns::{ANY, IN, decode_query};
 
 fn settings() -> Settings {
@@ -204,14 +205,18 @@ fn serial_and_age_are_told_as_the_profile_says() {
         let expected = [b"\xc0\x0c\0\x10\0\x01\0\0\x01\x2c\0", &[length + 1, length][..], text.as_bytes()].concat();
         assert_eq!(answered(&with(Tell::Txt), dns::TXT, parts, version), Some(expected));
     }
-    let mut room = [0; 12];
-    assert_eq!(with(Tell::Txt).option(VERSION, &mut room), b"");
+    let mut room = [0; TOLD_BYTES_MAX];
+    assert_eq!(with(Tell::Txt).option(VERSION, None, &mut room), b"");
     let profile = with(Tell::Edns);
-    assert_eq!(profile.option(VERSION, &mut room), b"\xfd\xe9\0\x08\0\0\0\x03\0\0\0\x2a");
+    assert_eq!(profile.option(VERSION, None, &mut room), b"\xfd\xe9\0\x08\0\0\0\x03\0\0\0\x2a");
     for age_seconds in [None, Some(1 << 32)] {
         let version = Version { serial: 3, age_seconds };
-        assert_eq!(profile.option(version, &mut room), b"\xfd\xe9\0\x08\0\0\0\x03\xff\xff\xff\xff");
+        assert_eq!(profile.option(version, None, &mut room), b"\xfd\xe9\0\x08\0\0\0\x03\xff\xff\xff\xff");
     }
+    let held = Some(InForce { measure: Measure::NoRoaming, until: 0x6b49_d200 });
+    let told = b"\xfd\xe9\0\x08\0\0\0\x03\0\0\0\x2a\xfd\xea\0\x08\x03\0\0\0\x6b\x49\xd2\0";
+    assert_eq!(profile.option(VERSION, held, &mut room), told);
+    assert_eq!(with(Tell::Txt).option(VERSION, held, &mut room), b"");
 }
 
 #[test]

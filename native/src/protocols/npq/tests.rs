@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Outcome, Route};
+use crate::model::{Measure, Outcome, Route};
 
 const MALFORMED: Fault = Fault::Drop(Drop::Malformed);
 const NOT_A_QUERY: Fault = Fault::Drop(Drop::NotAQuery);
@@ -254,7 +254,8 @@ fn route(network_code: &str, routing_number: Option<&str>, operator: &str) -> Ro
 }
 
 fn answer(outcome: Outcome, route: Option<&Route>, tn: Option<u64>, restricted: bool) -> Answer<'_> {
-    Answer { tn, outcome, route, restricted, serial: 3, age_seconds: Some(42) }
+    let restriction = restricted.then_some(InForce { measure: Measure::Stop, until: 16 });
+    Answer { tn, outcome, route, restriction, serial: 3, age_seconds: Some(42) }
 }
 
 fn encoded(message: &[u8], answers: &[Answer<'_>], bytes_max: usize) -> (Vec<u8>, usize) {
@@ -270,10 +271,10 @@ fn result_holds_what_the_answer_says() {
     let tn = Some(886_912_345_679);
     let cases: Vec<(Answer<'_>, bool, &[u8])> = vec![
         (answer(Outcome::Ported, Some(&alpha), tn, false), false, b"\x94\x00\xa41401\xa5D0401\x00"),
-        (answer(Outcome::Ported, Some(&alpha), tn, true), false, b"\x94\x00\xa41401\xa5D0401\x01"),
+        (answer(Outcome::Ported, Some(&alpha), tn, true), false, b"\x94\x00\xa41401\xa5D0401\xcd\x01\x03"),
         (answer(Outcome::NotPorted, Some(&gamma), None, false), false, b"\x94\x01\xa41403\xc0\x00"),
         (answer(Outcome::NotAllocated, None, None, false), false, b"\x94\x02\xc0\xc0\x00"),
-        (answer(Outcome::NotPortable, None, None, true), false, b"\x94\x03\xc0\xc0\x01"),
+        (answer(Outcome::NotPortable, None, None, true), false, b"\x94\x03\xc0\xc0\xcd\x01\x03"),
         (answer(Outcome::Unavailable, None, None, false), false, b"\x94\x04\xc0\xc0\x00"),
         (answer(Outcome::Refused, None, None, false), false, b"\x94\x05\xc0\xc0\x00"),
         (

@@ -7,6 +7,7 @@ use twox_hash::XxHash3_64;
 
 use super::message::Request;
 use super::write_decimal;
+use crate::model::InForce;
 
 /// Keep-alive in a stream (RFC 5626 section 3.5.1).
 pub const PING: &[u8] = b"\r\n\r\n";
@@ -88,6 +89,15 @@ pub fn write_version((serial, age_seconds): (u32, Option<u64>), out: &mut Vec<u8
         Some(seconds) => write_decimal(seconds, out),
         None => out.push(b'-'),
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Append the header line that says that a restriction is placed on the number, which, and when it lapses.
+pub fn write_restriction(restriction: InForce, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Lookupd-Restriction: ");
+    out.extend_from_slice(restriction.measure.label().as_bytes());
+    out.extend_from_slice(b"; until=");
+    write_decimal(restriction.until, out);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -138,3 +138,25 @@ pub fn damaged_block(number: u64, entries: &[(usize, u16)]) -> Row {
     value[1999] ^= 1;
     (name, key, value)
 }
+
+/// A restriction of the numbers first to last, and the rows that lead to it: measure, from, until, whose tag.
+pub fn restriction(first: u64, last: u64, (measure, from, until, tag): (u8, u64, u64, u64)) -> Vec<Row> {
+    let joined = |name: u8, numbers: &[u64]| {
+        let mut key = vec![name];
+        numbers.iter().for_each(|number| key.extend(number.to_be_bytes()));
+        key
+    };
+    let key = joined(b'n', &[first, last, tag]);
+    let mut value = vec![measure, 0, 0, 0, 0, 0, 0, 0];
+    value.extend(from.to_le_bytes());
+    value.extend(until.to_le_bytes());
+    value.extend(b"\x92\xa1A\xa1C");
+    let sum = twox_hash::XxHash3_64::oneshot(&[&key[..], &value].concat()).to_le_bytes();
+    value.extend(sum);
+    let thousand = NUMBERS_PER_BLOCK as u64;
+    let blocks = if first == last { 1..=0 } else { first / thousand..=last / thousand };
+    let reaches = blocks.map(|block| (c"restrictions", joined(b'r', &[block, first, last, tag]), Vec::new()));
+    let mut rows: Vec<Row> = reaches.collect();
+    rows.push((c"restrictions", key, value));
+    rows
+}
