@@ -143,7 +143,7 @@ pub fn damaged_block(number: u64, entries: &[(usize, u16)]) -> Row {
 pub fn restriction(first: u64, last: u64, (measure, from, until, tag): (u8, u64, u64, u64)) -> Vec<Row> {
     let joined = |name: u8, numbers: &[u64]| {
         let mut key = vec![name];
-        numbers.iter().for_each(|number| key.extend(number.to_be_bytes()));
+        key.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
         key
     };
     let key = joined(b'n', &[first, last, tag]);
@@ -154,7 +154,7 @@ pub fn restriction(first: u64, last: u64, (measure, from, until, tag): (u8, u64,
     let sum = twox_hash::XxHash3_64::oneshot(&[&key[..], &value].concat()).to_le_bytes();
     value.extend(sum);
     let thousand = NUMBERS_PER_BLOCK as u64;
-    let blocks = if first == last { 1..=0 } else { first / thousand..=last / thousand };
+    let blocks = (first / thousand..=last / thousand).filter(|_| first < last);
     let reaches = blocks.map(|block| (c"restrictions", joined(b'r', &[block, first, last, tag]), Vec::new()));
     let mut rows: Vec<Row> = reaches.collect();
     rows.push((c"restrictions", key, value));
