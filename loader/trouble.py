@@ -49,7 +49,10 @@ class Troubles:
 
     def may_try(self, step: Step) -> bool:
         """Whether a file that could not be used is due to be looked at again; any other one is."""
-        return self.now is None or self.now.step != step.name or self._clock.now() >= self.now.retry_at
+        if self.now is None or self.now.step != step.name:
+            return True
+        now = self._clock.now()
+        return now >= self.now.retry_at or now < self.now.since  # a clock that was set back must not make it wait
 
     def is_waited_out(self) -> bool:
         """Whether there is one, and its file was waited for long enough."""

@@ -34,8 +34,11 @@ FLAG_RESTRICTED: Final = 1
 MEASURE_SHIFT: Final = 1
 MEASURE_MASK: Final = 0b111
 UNTIL_SHIFT: Final = 4
+UNTIL_MAX: Final = 0xFFFF_FFFF
 """Flags of a restricted number: the measure in three bits behind the first, and from the fifth bit on the moment at
 which the restriction lapses, in Unix seconds. Who knows the first bit alone still knows that there is one."""
+
+_MEASURES: Final = {int(measure): measure for measure in Measure}
 
 ERROR_MALFORMED: Final = 1
 ERROR_VERSION: Final = 2
@@ -284,11 +287,14 @@ def _flags(restriction: InForce) -> int:
     return FLAG_RESTRICTED | restriction.measure << MEASURE_SHIFT | restriction.until << UNTIL_SHIFT
 
 
-def restriction_of(flags: int) -> InForce | None:
-    """What the flags of a result tell. Raises ValueError for a measure that is not known here."""
+def restriction_of(flags: int) -> dict[str, str] | None:
+    """What the flags of a result tell, as JSON shows it; empty of one whose measure is not known here."""
     if not flags & FLAG_RESTRICTED:
         return None
-    return InForce(Measure(flags >> MEASURE_SHIFT & MEASURE_MASK), UnixSeconds(flags >> UNTIL_SHIFT))
+    measure, until = flags >> MEASURE_SHIFT & MEASURE_MASK, flags >> UNTIL_SHIFT
+    if measure not in _MEASURES or until > UNTIL_MAX:
+        return {}
+    return restriction_fields(InForce(_MEASURES[measure], UnixSeconds(until)))
 
 
 def encode_error(error: QueryRefused) -> bytes:
@@ -346,7 +352,7 @@ def _view(
         network_code=network_code,
         routing_number=routing_number,
         operator=operator,
-        restriction=restriction_fields(restriction_of(flags)),
+        restriction=restriction_of(flags),
         serial=serial,
         age_seconds=age,
     )

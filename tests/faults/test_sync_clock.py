@@ -381,6 +381,18 @@ async def test_jump_is_followed_after_a_persons_word(workbench: Workbench, step:
         assert (await rig.facts())[1] == digest_of(BASE | {ONE: "1403"})
 
 
+async def test_gap_that_closes_after_the_clock_was_set_back_is_passed_at_once(workbench: Workbench) -> None:
+    async with rig_at_1(workbench) as rig:
+        rig.machine.step(-600)
+        rig.delta(3, notice(ONE, "1401"))
+        await rig.round()
+        acceptance_file(clock_file(rig.sync.config)).write_text("chen: it is right\n")
+        assert rig.sync.clock.take_acceptance()
+        rig.delta(2, notice(886912345679, "1402"))
+        await rig.round()
+        assert (await rig.facts())[0] == 3
+
+
 @pytest.mark.parametrize("step", [180.0, -180.0, 300.0, -300.0])
 async def test_small_correction_is_followed(workbench: Workbench, step: float) -> None:
     async with rig_at_1(workbench) as rig:

@@ -15,10 +15,22 @@ from lookupd.engine import Engine
 from lookupd.errors import ProtocolError
 from lookupd.fastpath.batch import NpqResponder, PdbResponder, Responder
 from lookupd.limits import DATAGRAM_BYTES_MAX, NPQ_DATAGRAM_ANSWER_BYTES_MAX
-from lookupd.model import DROP_REASONS, TN, Answer, NetworkCode, Outcome, Route, RoutingNumber
+from lookupd.model import (
+    DROP_REASONS,
+    TN,
+    Answer,
+    InForce,
+    Measure,
+    NetworkCode,
+    Outcome,
+    Route,
+    RoutingNumber,
+    UnixSeconds,
+)
 from lookupd.observe.counters import QueryCounters
 from lookupd.protocols import npq, pdb
 from lookupd.settings import ClientSettings
+from lookupd.units import restriction_fields
 
 often = settings(max_examples=400, deadline=None, print_blob=True)
 seldom = settings(max_examples=60, deadline=None, print_blob=True)
@@ -201,6 +213,9 @@ routes = st.builds(
 )
 
 
+restrictions = st.none() | st.builds(InForce, st.sampled_from(Measure), st.integers(0, 2**32 - 1).map(UnixSeconds))
+
+
 @st.composite
 def answer_lists(draw: st.DrawFn) -> list[Answer]:
     """Answers of one state, as the engine gives them."""
@@ -210,7 +225,7 @@ def answer_lists(draw: st.DrawFn) -> list[Answer]:
         outcome = draw(st.sampled_from(Outcome))
         route = draw(routes) if outcome in {Outcome.PORTED, Outcome.NOT_PORTED} else None
         tn = draw(st.none() | st.integers(10_000, 10**15 - 1).map(TN))
-        answers.append(Answer("110", tn, outcome, route, draw(st.booleans()), serial, age))
+        answers.append(Answer("110", tn, outcome, route, draw(restrictions), serial, age))
     return answers
 
 
@@ -236,7 +251,7 @@ def test_npq_answer_holds_the_first_results_whole_and_keeps_its_bound(
         assert view.network_code == (sent.route.network_code if sent.route else None)
         assert view.routing_number == (sent.route.routing_number if sent.route else None)
         assert view.operator == (sent.route.operator if sent.route and detail else None)
-        assert (view.restriction is not None) == sent.restricted
+        assert view.restriction == restriction_fields(sent.restriction)
         assert view.number == (f"+{sent.tn}" if sent.tn and detail else "110")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from yarl import URL
 
 from lookupd.limits import HTTP_ARRAY_NUMBERS_MAX, HTTP_LINE_BYTES_MAX
+from lookupd.units import format_time
 from tests.conftest import Served, Workbench, run_cli, serve
 
 LOCAL = '[[client]]\nname = "local"\nsources = ["127.0.0.0/8"]\nmay = ["query", "status", "history"]\n'
@@ -78,6 +80,24 @@ async def test_answer_that_is_known_is_not_sent_again_until_the_data_changes(loa
         async with session.get("/v1/numbers/+886912345678", headers={"If-None-Match": tag}) as reply:
             assert reply.status == 200
             assert reply.headers["ETag"] != tag
+
+
+@pytest.mark.usefixtures("each_engine")
+async def test_restriction_that_lapses_changes_the_answer_and_its_tag(loaded: Workbench) -> None:
+    now = int(time.time())
+    stop = {"kind": "restrict", "tn": "886912345678", "authority": "NPA", "case": "1", "measure": "stop"}
+    until = format_time(now + 2)
+    loaded.delta({**stop, "notified_at": format_time(now - 60), "until": until}, sequence=2)
+    async with site(loaded) as (_, session):
+        async with session.get("/v1/numbers/+886912345678") as reply:
+            tag, told = reply.headers["ETag"], (await reply.json())["restriction"]
+        assert told == {"kind": "stop", "until": until}
+        while told is not None:
+            assert time.time() < now + 30
+            await asyncio.sleep(0.05)
+            async with session.get("/v1/numbers/+886912345678", headers={"If-None-Match": tag}) as reply:
+                told = (await reply.json())["restriction"] if reply.status == 200 else told
+        assert time.time() >= now + 2
 
 
 async def test_without_data_the_answer_is_unavailable_and_says_when_to_ask_again(workbench: Workbench) -> None:

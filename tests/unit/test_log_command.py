@@ -209,9 +209,17 @@ def test_torn_line_is_waited_for(tmp_path: Path) -> None:
         assert reader.damaged == 0
 
 
+HEEDS_CTRL_C = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who runs in the background may ignore it
+    "from lookupd.cli import cli\n"
+    "cli()\n"
+)
+
+
 def test_follow_shows_what_comes_and_ends_by_ctrl_c(log: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "lookupd.cli", "log", str(log), "--follow", "--limit", "1", "--client", "b", "--json"],
+        [sys.executable, "-c", HEEDS_CTRL_C, "log", str(log), "--follow", "--limit", "1", "--client", "b", "--json"],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -15,8 +15,20 @@ import pytest
 from lookupd.client import LookupClient
 from lookupd.errors import ProtocolError
 from lookupd.limits import NPQ_DATAGRAM_ANSWER_BYTES_MAX, NPQ_FRAME_BYTES_MAX
-from lookupd.model import TN, Answer, AnswerView, NetworkCode, Outcome, Route, RoutingNumber
+from lookupd.model import (
+    TN,
+    Answer,
+    AnswerView,
+    InForce,
+    Measure,
+    NetworkCode,
+    Outcome,
+    Route,
+    RoutingNumber,
+    UnixSeconds,
+)
 from lookupd.protocols import npq
+from lookupd.units import restriction_fields
 from tests.conftest import Workbench, serve
 
 pack = msgspec.msgpack.encode
@@ -27,6 +39,9 @@ GAMMA = Route(NetworkCode("1403"), None, "Gamma", None, True)
 WIDEST = Route(NetworkCode("9" * 8), RoutingNumber("F" * 15), "\U0001f4de" * 64, 999, True)
 """Every field as long as the tables let it be, the name in characters of four bytes."""
 
+HELD = InForce(Measure.ALERT, UnixSeconds(2**32 - 1))
+HELD_FLAGS = 1 + 4 * 2 + (2**32 - 1) * 16
+
 
 def answer_of(
     asked: str,
@@ -34,11 +49,11 @@ def answer_of(
     route: Route | None = ALPHA,
     *,
     tn: int | None = None,
-    restricted: bool = False,
+    restriction: InForce | None = None,
     serial: int = 3,
     age: int | None = 42,
 ) -> Answer:
-    return Answer(asked, None if tn is None else TN(tn), outcome, route, restricted, serial, age)
+    return Answer(asked, None if tn is None else TN(tn), outcome, route, restriction, serial, age)
 
 
 def refusal(message: bytes) -> tuple[str, int | None, int | None]:
@@ -308,10 +323,10 @@ def test_error_survives_the_round_trip(code: int, query_id: int | None) -> None:
     ("answer", "detail", "result"),
     [
         (answer_of("x"), 0, [0, "1401", "D0401", 0]),
-        (answer_of("x", restricted=True), 0, [0, "1401", "D0401", 1]),
+        (answer_of("x", restriction=HELD), 0, [0, "1401", "D0401", HELD_FLAGS]),
         (answer_of("x", Outcome.NOT_PORTED, GAMMA), 0, [1, "1403", None, 0]),
         (answer_of("x", Outcome.NOT_ALLOCATED, None), 0, [2, None, None, 0]),
-        (answer_of("x", Outcome.NOT_PORTABLE, None, restricted=True), 0, [3, None, None, 1]),
+        (answer_of("x", Outcome.NOT_PORTABLE, None, restriction=HELD), 0, [3, None, None, HELD_FLAGS]),
         (answer_of("x", Outcome.UNAVAILABLE, None, age=None), 0, [4, None, None, 0]),
         (answer_of("x", Outcome.REFUSED, None), 0, [5, None, None, 0]),
         (answer_of("x", tn=886912345679), 1, [0, "1401", "D0401", 0, 886912345679, "Alpha Telecom"]),
@@ -336,7 +351,7 @@ def mixed_answers(count: int) -> list[Answer]:
             Outcome.NOT_ALLOCATED if at % 3 == 0 else Outcome.PORTED,
             None if at % 3 == 0 else (ALPHA, GAMMA, WIDEST)[at % 7 % 3],
             tn=None if at % 5 == 0 else 10 ** (4 + at % 11),
-            restricted=at % 2 == 0,
+            restriction=HELD if at % 2 == 0 else None,
         )
         for at in range(count)
     ]
@@ -368,7 +383,7 @@ def test_answer_in_a_datagram_stays_within_the_bound(asked: int) -> None:
 
 
 def test_widest_result_fits_a_datagram() -> None:
-    widest = answer_of("1", route=WIDEST, tn=10**15 - 1, restricted=True, serial=2**32 - 1, age=2**40)
+    widest = answer_of("1", route=WIDEST, tn=10**15 - 1, restriction=HELD, serial=2**32 - 1, age=2**40)
     query = npq.NpqQuery(1, 0, 2**32 - 1, ["1"] * 1000, 1)
     message, held = npq.encode_answer(query, [widest] * 1000, NPQ_DATAGRAM_ANSWER_BYTES_MAX)
     assert 1 <= held < 1000
@@ -376,7 +391,7 @@ def test_widest_result_fits_a_datagram() -> None:
 
 
 def test_thousand_widest_results_without_names_fit_a_frame() -> None:
-    widest = answer_of("1", route=WIDEST, tn=10**15 - 1, restricted=True, serial=2**32 - 1, age=2**40)
+    widest = answer_of("1", route=WIDEST, tn=10**15 - 1, restriction=HELD, serial=2**32 - 1, age=2**40)
     query = npq.NpqQuery(1, 0, 2**32 - 1, ["1"] * 1000, 0)
     message, held = npq.encode_answer(query, [widest] * 1000, NPQ_FRAME_BYTES_MAX)
     assert held == 1000
@@ -397,7 +412,7 @@ def test_results_reach_the_client_as_they_were_sent(detail: int) -> None:
             network_code=answer.route.network_code if answer.route else None,
             routing_number=answer.route.routing_number if answer.route else None,
             operator=answer.route.operator if answer.route and detail else None,
-            restriction={} if answer.restricted else None,
+            restriction=restriction_fields(answer.restriction),
             serial=3,
             age_seconds=42,
         )
@@ -417,6 +432,23 @@ def test_later_elements_of_an_answer_are_passed_over() -> None:
         answer = npq.decode_answer(pack([1, 1, 9, 3, 42, results, "later", [1.5]]))
         (view,) = npq.view_results(["x"], answer)
         assert (view.number, view.outcome, view.restriction) == ("+886912345678", "ported", {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (0, None),
+        (0xFE, None),
+        (1, {}),
+        (0xF, {}),
+        (3 + 1_800_000_000 * 16, {"kind": "stop", "until": "2027-01-15T08:00:00Z"}),
+        (9 + 2**36 - 16, {"kind": "alert", "until": "2106-02-07T06:28:15Z"}),
+        (9 + 2**36, {}),
+    ],
+)
+def test_flags_tell_a_restriction_and_what_is_not_known_is_still_one(flags: int, told: dict[str, str] | None) -> None:
+    (view,) = npq.view_results(["x"], npq.decode_answer(pack([1, 1, 9, 3, 42, [0, "1401", "D0401", flags]])))
+    assert view.restriction == told
 
 
 ANSWERS = {
