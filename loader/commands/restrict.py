@@ -25,6 +25,7 @@ from loader.commands.common import (
     print_result,
 )
 from loader.commands.reconcile import open_reader
+from lookupd.limits import TABLES_SECONDS
 from lookupd.model import TN, Measure, NoticeKind, Restriction, UnixSeconds
 from lookupd.units import format_time
 
@@ -61,8 +62,8 @@ def restrict(
 ) -> None:
     """Restrict NUMBER, or an IMSI, as an authority orders in a case; at most two years from its begin.
 
-    Said again for the same authority and case, the later word holds. The other replica is told by itself: name
-    --from, and carry out the same there.
+    Said again for the same authority and case, the later word holds. The other replica does not hear of it: carry
+    out the same there, with the same --from.
 
     \b
     Examples: lookupd-loader restrict 0912345678 --authority NPA --case A-17 --measure stop \\
@@ -131,6 +132,9 @@ def _carry_out(
             raise Forbidden(f"{error}; the store is unchanged") from None
         if kind is NoticeKind.RESTRICT and kept.until <= now:
             raise click.UsageError(f"--from: it would have lapsed at {format_time(kept.until)}")
+    if target.peer.peer:
+        begin = f", with --from {format_time(kept.begins_at)}" if kind is NoticeKind.RESTRICT else ""
+        notes.append(f"the peer is not told by this: carry out the same there within {TABLES_SECONDS:.0f} s{begin}")
     _tell(target, kind, kept, change.serial, notes)
 
 

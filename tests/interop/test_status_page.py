@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 
 from lookupd.model import Vitals
 from lookupd.store.portable import StoreState
+from lookupd.units import format_time
 from lookupd.web.page import POLICY
 from tests.certificates import TOKEN, Authority, write_secret
 from tests.conftest import NETWORKS, Workbench, free_port, halt, run_daemon
@@ -246,6 +247,39 @@ def test_number_is_explained_as_it_was(browser: Browser, single: Replica) -> Non
         browser["explain"].click()
         browser.wait(lambda: "Alpha" not in browser.text("answer"))
         assert "1970-01-0" in browser.text("answer")
+
+
+STOP = {"kind": "restrict", "measure": "stop", "authority": "NPA", "case": "A-17"}
+
+
+def test_restriction_is_told_with_the_answer_and_is_no_change_of_route(browser: Browser, single: Replica) -> None:
+    now = int(time.time())
+    span = {"from": format_time(now - 3600), "until": format_time(now + 86_400)}
+    single.bench.delta(
+        {**STOP, "tn": "886912345678", **span}, {**STOP, "imsi": "466011234567890"},
+        {"kind": "lift", "tn": "886912345678", "authority": "NCC", "case": "1"}, sequence=2,
+    )  # fmt: skip
+    with single.serving():
+        browser.open(single.url)
+        browser.wait_for("refused by the rules", "notice-list")
+        rows = browser.text("notice-list").splitlines()
+        assert sum("restricted" in row for row in rows) == 2
+        assert "IMSI" in browser.text("notice-list")
+        assert "not ported" not in browser.text("notice-list")
+        ask(browser, "0912345678")
+        browser.wait_for("stopped until", "answer")
+        assert "stopped in force NPA A-17" in browser.text("answer").replace("\n", " ")
+        assert "→" not in browser.text("answer")
+
+
+def test_whose_case_a_restriction_is_is_kept_from_who_may_not_see_the_past(browser: Browser, tmp_path: Path) -> None:
+    replica = load(Replica(tmp_path / "a", "a", free_port(), None, ("query", "status")))
+    replica.bench.delta({**STOP, "tn": "886912345678"}, {**STOP, "imsi": "466011234567890"}, sequence=2)
+    with replica.serving():
+        browser.open(replica.url)
+        browser.wait_for("stopped", "notice-list")
+        told = json.dumps(replica.ask("v1/notices"))
+    assert not [word for word in ("886912345678", "466011234567890", "NPA", "A-17") if word in told]
 
 
 def test_whatever_is_typed_gets_an_answer_in_words(browser: Browser, single: Replica) -> None:

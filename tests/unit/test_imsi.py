@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookupd.imsis import Ranges
+from lookupd.model import JournalKind, UnixSeconds
+from lookupd.store.change import Counts
 from lookupd.store.restrictions import imsi_key
+from lookupd.store.writer import Writer
 from lookupd.units import format_time
 from tests.conftest import Workbench, run_cli
 from tests.unit.test_http_numbers import LOCAL, site
@@ -104,6 +107,21 @@ async def test_without_data_the_answer_is_that_there_is_none(workbench: Workbenc
     async with site(workbench) as (_, session), session.get(f"/v1/imsis/{ONE}") as reply:
         assert (reply.status, "Retry-After" in reply.headers) == (503, True)
         assert "error" in await reply.json()
+
+
+async def test_damaged_row_is_no_answer(restricted: Workbench) -> None:
+    with restricted.reader() as reader:
+        (row,) = [key for key, _ in reader.stored_from("restrictions", b"j") if key[:1] == b"j"]
+    with Writer(restricted.store) as writer, writer.change(UnixSeconds(1)) as change:
+        change.transaction.put(row, bytes(40), db=change.handles["restrictions"])
+        change.record(JournalKind.EMPTY, Counts())
+    done = run_cli("lookupd.cli", "query", "--imsi", IN_RANGE, "--store", restricted.store)
+    assert (done.returncode, done.stdout, "is damaged: restore the store" in done.stderr) == (1, "", True)
+    async with site(restricted) as (_, session):
+        async with session.get(f"/v1/imsis/{IN_RANGE}") as reply:
+            assert (reply.status, "is damaged" in (await reply.json())["error"]) == (503, True)
+        async with session.get(f"/v1/imsis/{FREE}") as reply:
+            assert reply.status == 200
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,17 @@ def test_number_of_no_plan_is_taken_with_a_note(loaded: Workbench) -> None:
     assert len(listed(loaded)) == 1
 
 
+def test_of_a_pair_the_command_says_what_is_to_be_done_at_the_other(loaded: Workbench) -> None:
+    config = loaded.config('[replica]\npeer = "http://127.0.0.1:1"')
+    options = ("--config", str(config), "--json")
+    told = json.loads(CliRunner().invoke(loader_cli, ["restrict", PORTED, *STOP, *options]).stdout)
+    (note,) = told["notes"]
+    assert note.endswith(f"within 20 s, with --from {told['restriction']['from']}")
+    other = other_store(loaded)
+    done(other, "restrict", PORTED, *STOP, "--from", told["restriction"]["from"])
+    assert other.state()[1] == loaded.state()[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -1,7 +1,7 @@
 // The box that explains a number: its answer, the steps to it, its history.
 
 import {make, pairs} from "./draw.js";
-import {kindWords, stateWords} from "./feeds.js";
+import {changesRoute, kindWords, measureWords, stateWords} from "./feeds.js";
 import {outcomeWords} from "./replicas.js";
 import {get} from "./requests.js";
 import {count, moment, span, t} from "./words.js";
@@ -54,6 +54,7 @@ function words(text) {
 
 function line(told) {
   const parts = [told.number, outcomeWords(told.outcome), told.operator ?? told.network_code, told.routing_number && `rn ${told.routing_number}`];
+  if (told.restriction) parts.push(t("{measure} until {moment}", {measure: measureWords(told.restriction.kind), moment: moment(told.restriction.until)}));
   return make("p", {class: "answered", id: "answered"}, ...parts.filter(Boolean).map(part => make("span", {}, `${part} `)));
 }
 
@@ -71,6 +72,7 @@ function steps(told) {
   if (told.reason) rows.push([t("Reason"), told.reason]);
   if (told.damaged) rows.push([t("Damaged"), told.damaged]);
   const found = [line(final), pairs(rows)];
+  if (told.restrictions?.length) found.push(heading(t("Restrictions")), list(told.restrictions, restrictionParts));
   if (told.pending?.length) found.push(heading(t("Agreed for later")), list(told.pending, each => [moment(each.effective_at), kindWords(each.kind)]));
   if (told.history) found.push(heading(t("History")), told.history.length ? list(told.history, historyParts) : words(t("No change is kept.")));
   const spoken = (told.dialects ?? []).flatMap(dialectRows);
@@ -87,8 +89,14 @@ function portedWords(state) {
   return state.donor ? t("{words}, from {network}", {words: when, network: state.donor}) : when;
 }
 
+function restrictionParts(each) {
+  const state = {waits: t("not begun"), in_force: t("in force"), lapsed: t("lapsed")}[each.state];
+  return [measureWords(each.kind), state, `${each.authority} ${each.case}`, `${moment(each.from)} – ${moment(each.until)}`, each.extended && t("extended")];
+}
+
 function historyParts(entry) {
-  const change = `${stateWords(entry.old[0])} → ${stateWords(entry.new)}`;
+  const restriction = entry.restriction ? `${measureWords(entry.restriction.kind)} ${entry.restriction.authority} ${entry.restriction.case}` : "";
+  const change = changesRoute(entry) ? `${stateWords(entry.old[0])} → ${stateWords(entry.new)}` : restriction;
   return [moment(entry.applied_at), kindWords(entry.kind), change, entry.feed && `${entry.feed} ${entry.sequence}`, entry.ref];
 }
 

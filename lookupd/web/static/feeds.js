@@ -12,8 +12,18 @@ export function kindWords(kind) {
   return {
     port: t("port"), return: t("return"), correct: t("correction"), snapshot: t("snapshot"), scheduled: t("agreed for later"),
     superseded: t("overtaken"), empty: t("nothing to do"), networks: t("networks table"), ranges: t("ranges table"),
-    clock: t("clock"), pruned: t("pruned"), restored: t("restored"), repaired: t("repaired"),
+    clock: t("clock"), pruned: t("pruned"), restored: t("restored"), repaired: t("repaired"), restrict: t("restricted"),
+    extend: t("restriction extended"), lift: t("restriction lifted"), refused: t("refused by the rules"),
   }[kind] ?? kind;
+}
+
+export function measureWords(kind) {
+  return {stop: t("stopped"), limit: t("limited"), no_roaming: t("no roaming"), alert: t("to be watched")}[kind] ?? kind;
+}
+
+// Entries that change no route; what there is to tell of them stands beside.
+export function changesRoute(entry) {
+  return !["scheduled", "superseded", "restrict", "extend", "lift", "refused"].includes(entry.kind);
 }
 
 function blockedWords(reason) {
@@ -81,16 +91,22 @@ export function stateWords(state) {
   return state.routing_number ? `${state.network_code} rn ${state.routing_number}` : state.network_code;
 }
 
+function concerned(entry) {
+  if (!changesRoute(entry)) return "IMSI";
+  return t("{n} numbers", {n: count(entry.added + entry.removed + entry.changed)});
+}
+
 function noticeRow(entry) {
   const numbers = entry.tn === entry.tn_to || !entry.tn_to ? entry.tn ?? "" : `${entry.tn} – ${entry.tn_to}`;
   const isNotice = entry.tn != null;
   const before = entry.old.length > 1 ? t("{n} different ones", {n: entry.old.length}) : stateWords(entry.old[0]);
   const took = entry.visible_at && entry.received_at ? (new Date(entry.visible_at) - new Date(entry.received_at)) / 1000 : null;
-  const isChange = isNotice && entry.kind !== "scheduled" && entry.kind !== "superseded";
+  const isChange = isNotice && changesRoute(entry);
+  const after = entry.restriction ? measureWords(entry.restriction.kind) : "";
   return make("tr", {},
     make("td", {}, moment(entry.applied_at)), make("td", {}, kindWords(entry.kind)),
-    make("td", {}, isNotice ? make("code", {}, numbers) : t("{n} numbers", {n: count(entry.added + entry.removed + entry.changed)})),
-    make("td", {}, isChange ? before : ""), make("td", {}, isChange ? stateWords(entry.new) : ""),
+    make("td", {}, isNotice ? make("code", {}, numbers) : concerned(entry)),
+    make("td", {}, isChange ? before : ""), make("td", {}, isChange ? stateWords(entry.new) : after),
     make("td", {class: "file"}, entry.feed ? `${entry.feed} ${entry.sequence ?? ""}` : entry.source ?? ""),
     make("td", {class: "number"}, seconds(took)));
 }
