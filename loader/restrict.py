@@ -53,11 +53,16 @@ def after(
 
 
 def _placed(known: Restriction | None, terms: RestrictionTerms, notified_at: UnixSeconds) -> Restriction:
-    """Said again, the later word holds, but the time that is allowed goes on from where it began."""
+    """Said again, the later word holds. The time that is allowed counts from where it began, so that cannot move on."""
     assert terms.measure is not None
-    begins_at = notified_at if terms.begins_at is None else terms.begins_at
-    began_at = begins_at if known is None else min(begins_at, known.begins_at)
-    longest = _years_later(began_at, RESTRICTION_YEARS)
+    begins_at = terms.begins_at
+    if begins_at is None:
+        begins_at = notified_at if known is None else known.begins_at
+    if known is not None and begins_at > known.begins_at:
+        raise Forbidden(
+            f"it began at {format_time(known.begins_at)}, and cannot begin later: lift it, and place another"
+        )
+    longest = _years_later(begins_at, RESTRICTION_YEARS)
     if known is not None and known.extended:
         longest = max(longest, known.until)
     until = longest if terms.until is None else terms.until

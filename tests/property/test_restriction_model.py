@@ -96,8 +96,10 @@ def follow(placed: Placed, step: dict[str, Any], now: int) -> bool:
             return False
         placed[key] = (known[0], known[1], until, True)
         return True
-    begin = now if step["from"] is None else BEGIN + step["from"] * DAY
-    longest = later(begin if known is None else min(begin, known[1]), 2)
+    begin = (now if known is None else known[1]) if step["from"] is None else BEGIN + step["from"] * DAY
+    if known is not None and begin > known[1]:
+        return False
+    longest = later(begin, 2)
     if known is not None and known[3]:
         longest = max(longest, known[2])
     until = longest if until is None else until

@@ -378,7 +378,7 @@ def test_file_is_made_before_the_first_query(loaded: Workbench, each_engine: str
 def test_hand_overs_lose_no_record_and_turn_each_file_over_once(loaded: Workbench, each_engine: str) -> None:
     site = Site(loaded)
     path = loaded.folder / "queries.ndjson"
-    site.more = setting(path, numbers="full", file_size="256KiB", files=200)
+    site.more = setting(path, numbers="full", file_size="1MiB", files=200)
     with site.run(), site.callers() as callers:
         for _ in range(4):
             site.hand_over(signal.SIGUSR2)
