@@ -82,8 +82,8 @@ def prepare(numbers: int, seed: int = SEED, root: Path = ROOT) -> Dataset:
     """The files of this size and seed, made now if they are not there. Minutes and a few GB at 20 million."""
     dataset = Dataset(numbers, seed, root / f"{numbers}-{seed}")
     dataset.folder.mkdir(parents=True, exist_ok=True)
-    _once(dataset.feed, lambda folder: _write_feed(dataset, folder))
-    _once(dataset.store, lambda folder: load_store(dataset, folder))
+    once(dataset.feed, lambda folder: _write_feed(dataset, folder))
+    once(dataset.store, lambda folder: load_store(dataset, folder))
     return dataset
 
 
@@ -91,12 +91,12 @@ def prepare_first(numbers: int, seed: int = SEED, root: Path = ROOT) -> Dataset:
     """As `prepare`, without the later snapshots: for sizes at which they take minutes."""
     dataset = Dataset(numbers, seed, root / f"{numbers}-{seed}-first")
     dataset.folder.mkdir(parents=True, exist_ok=True)
-    _once(dataset.feed, lambda folder: _write_first(dataset, folder))
-    _once(dataset.store, lambda folder: load_store(dataset, folder))
+    once(dataset.feed, lambda folder: _write_first(dataset, folder))
+    once(dataset.store, lambda folder: load_store(dataset, folder))
     return dataset
 
 
-def _once(target: Path, make: Callable[[Path], None]) -> None:
+def once(target: Path, make: Callable[[Path], None]) -> None:
     """Make a folder under another name and rename it when it is complete."""
     if target.exists():
         return
@@ -178,7 +178,7 @@ def draw_queries(engine: Engine, reader: Reader, count: int) -> Queries:
     """
     draw = np.random.default_rng(QUERY_SEED)
     ported = _draw_ported(reader, draw, count // 2)
-    numbers = _numbers_of_ranges(reader, draw, len(str(ported[0])))
+    numbers = numbers_of_ranges(reader, draw, len(str(ported[0])))
     both = ported + _take(engine, numbers, Outcome.NOT_PORTED, count // 2)
     order = draw.permutation(count).tolist()
     return Queries([both[at] for at in order], [at < len(ported) for at in order])
@@ -210,7 +210,7 @@ def _draw_ported(reader: Reader, draw: np.random.Generator, count: int) -> list[
     return found
 
 
-def _numbers_of_ranges(reader: Reader, draw: np.random.Generator, digits: int) -> Iterator[int]:
+def numbers_of_ranges(reader: Reader, draw: np.random.Generator, digits: int) -> Iterator[int]:
     """Endless; a range's share is its size. digits: of a whole number, since the generator makes one length."""
     prefixes = [prefix for prefix, _ in reader.ranges() if len(prefix) < digits]
     sizes = np.array([10 ** (digits - len(prefix)) for prefix in prefixes])
