@@ -133,7 +133,7 @@ def test_as_many_rows_come_out_as_went_in(pair: Pair, text: bytes) -> None:
     assert sum(told.networks.values()) == told.rows == sum(told.outcomes.values()) + told.bad
 
 
-@calm
+@settings(calm, max_examples=40)
 @given(
     pieces=st.lists(
         st.tuples(
