@@ -1,0 +1,112 @@
+"""What stands beside an uploaded list: in the query how it is to be read, in a header the key of a repeated request.
+
+The list itself is `batches`'.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from typing import NamedTuple
+
+from aiohttp import web
+
+from lookupd.jobs import Wishes
+from lookupd.limits import BATCH_AHEAD_SECONDS, BATCH_KEY_CHARS_MAX, BATCH_NAME_CHARS_MAX
+from lookupd.units import parse_time
+from lookupd.web.errors import Problem
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+"""By name: a tab or a semicolon in a query is easily lost on the way."""
+
+_KNOWN = frozenset({"column", "separator", "encoding", "split", "at", "name"})
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Asked(NamedTuple):
+    """at: when it is to begin. key: hashed with the client's name; empty = none."""
+
+    name: str
+    at: int | None
+    wishes: Wishes
+    key: str
+
+
+def read_asked(request: web.Request, client: str, now: float) -> Asked:
+    """Raises Problem, naming the parameter."""
+    query = request.query
+    for name in query:
+        if name not in _KNOWN:
+            raise Problem(400, f"{name[:40]}: no such parameter", f"known: {', '.join(sorted(_KNOWN))}")
+        if len(query.getall(name)) > 1:
+            raise Problem(400, f"{name}: is there twice")
+    wishes = Wishes(
+        _column(query.get("column")), _separator(query.get("separator")), _encoding(query.get("encoding")),
+        _switch("split", query.get("split", "false")),
+    )  # fmt: skip
+    return Asked(_text("name", query.get("name", "")), _moment(query.get("at"), now), wishes, _key(request, client))
+
+
+def _text(name: str, text: str) -> str:
+    if len(text) > BATCH_NAME_CHARS_MAX or not text.isprintable():
+        raise Problem(400, f"{name}: at most {BATCH_NAME_CHARS_MAX} characters, all of them printable")
+    return text
+
+
+def _column(text: str | None) -> str | int | None:
+    if text is None:
+        return None
+    if not _text("column", text):
+        raise Problem(400, "column: empty", "its name in the header, or its number from 1 on")
+    if not (text.isascii() and text.isdigit()):
+        return text
+    if not 0 < int(text) < 1 << 16:
+        raise Problem(400, "column: a number from 1 to 65535, or its name in the header")
+    return int(text)
+
+
+def _separator(text: str | None) -> str | None:
+    if text is None:
+        return None
+    found = SEPARATORS.get(text, text)
+    if found not in SEPARATORS.values():
+        raise Problem(400, f"separator: one of {', '.join(SEPARATORS)}")
+    return found
+
+
+def _encoding(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        codec = codecs.lookup(_text("encoding", text))
+        "".encode(text)  # not every codec is of text
+    except (LookupError, ValueError, UnicodeError, TypeError):
+        raise Problem(400, "encoding: unknown", "utf-8, utf-16, big5, cp950 ...") from None
+    return codec.name
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in _SWITCH:
+        raise Problem(400, f"{name}: true or false")
+    return _SWITCH[text]
+
+
+def _moment(text: str | None, now: float) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = parse_time(text)
+    except ValueError as error:
+        raise Problem(400, f"at: {error}") from None
+    if moment > now + BATCH_AHEAD_SECONDS:
+        raise Problem(400, f"at: more than {BATCH_AHEAD_SECONDS // 86_400} days ahead")
+    return moment
+
+
+def _key(request: web.Request, client: str) -> str:
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return ""
+    if len(keys) > 1 or not 0 < len(keys[0]) <= BATCH_KEY_CHARS_MAX:
+        raise Problem(400, f"Idempotency-Key: one, of 1 to {BATCH_KEY_CHARS_MAX} characters")
+    return hashlib.sha256(f"{client}\0{keys[0]}".encode("utf-8", "surrogateescape")).hexdigest()
