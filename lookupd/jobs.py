@@ -90,7 +90,6 @@ class Progress(msgspec.Struct, frozen=True):
 
     rows: int = 0
     bytes: int = 0
-    parts: tuple[str, ...] = ()
 
 
 class End(msgspec.Struct, frozen=True):
@@ -103,6 +102,7 @@ class End(msgspec.Struct, frozen=True):
     cause: Cause | None = None
     summary: dict[str, Any] | None = None
     bytes: int = 0
+    parts: tuple[str, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -145,7 +145,7 @@ class Upload:
         self._jobs = jobs
         self._folder = jobs.path / f"{_UPLOAD}{id_}"
         self._folder.mkdir(mode=0o700)
-        self._file = (self._folder / INPUT).open("xb", buffering=0, opener=_private)
+        self._file = open(self._folder / INPUT, "xb", buffering=0, opener=_private)
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, piece: bytes) -> None:
@@ -329,13 +329,13 @@ def _told_as_no_room() -> Iterator[None]:
 def write_progress(folder: Path, progress: Progress) -> None:
     """By the job's process. Not synced: after a crash an older one does. Raises OSError."""
     draft = folder / f".{PROGRESS}"
-    with draft.open("wb", opener=_private) as file:
+    with open(draft, "wb", opener=_private) as file:
         file.write(msgspec.json.encode(progress))
     draft.rename(folder / PROGRESS)
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
-    with path.open("wb", opener=_private) as file:
+    with open(path, "wb", opener=_private) as file:
         file.write(msgspec.json.encode(content))
         file.flush()
         os.fsync(file.fileno())

@@ -201,9 +201,7 @@ class Runner:
             return
         now = self.clock.now()
         due = [job for job in jobs if job.order.due <= now and job.id not in self._running and self._may_again(job.id)]
-        due.sort(
-            key=lambda job: (job.progress is None, self._begun.get(job.order.client, 0.0), job.order.due, job.id)
-        )
+        due.sort(key=lambda job: (job.progress is None, self._begun.get(job.order.client, 0.0), job.order.due, job.id))
         for job in due[: max(0, self.settings.running - len(self._running))]:
             self._begun[job.order.client] = self._monotonic()
             task = self._running[job.id] = asyncio.create_task(self._run(job))
@@ -332,4 +330,3 @@ def _whole(value: Any) -> int:
 def _for_log(told: Told) -> str:
     """What is wrong with a list may quote it: only its client is told."""
     return "the list cannot be read" if told.cause == "input" else told.reason or ""
-

@@ -30,7 +30,9 @@ class BatchMetrics(Collector):
             jobs.add_metric([state], count)
         yield jobs
         ended = CounterMetricFamily(
-            "lookupd_batch_jobs_ended", "Jobs that came to an end, by how; a failed one by its cause.", labels=["result"]
+            "lookupd_batch_jobs_ended",
+            "Jobs that came to an end, by how; a failed one by its cause.",
+            labels=["result"],
         )
         for result, count in runner.ended.items():
             ended.add_metric([result], count)

@@ -69,7 +69,7 @@ class Batches:
         async def handler(request: web.Request) -> web.StreamResponse:
             runner = self._site.jobs
             if runner is None:
-                raise Problem(404, "batches are not served here", "[batches] path = FOLDER in the daemon's configuration")
+                raise Problem(404, "batches are not served here", "[batches] path = FOLDER lets them be")
             try:
                 return await answer(runner, request)
             except NoRoom as error:
@@ -241,9 +241,9 @@ def _need_done(runner: Runner, job: Job) -> None:
 
 def _again(runner: Runner, before: Job, order: Order) -> web.Response:
     """The same asked a second time is the same job. Raises Problem if it is not the same."""
-    now, then = order, before.order
-    if (now.sha256, now.kind, now.name, now.at, now.wishes) != (then.sha256, then.kind, then.name, then.at, then.wishes):
-        raise Problem(422, "Idempotency-Key: was used for another list, or the same to be read otherwise", "another key")
+    same = ("sha256", "kind", "name", "at", "wishes")
+    if any(getattr(order, field) != getattr(before.order, field) for field in same):
+        raise Problem(422, "Idempotency-Key: was used for another list, or to read it otherwise", "take another key")
     return json_response(told(runner, before), headers={"Location": f"/v1/batches/{before.id}"})
 
 
