@@ -145,7 +145,7 @@ class Upload:
         self._jobs = jobs
         self._folder = jobs.path / f"{_UPLOAD}{id_}"
         self._folder.mkdir(mode=0o700)
-        self._file = open(self._folder / INPUT, "xb", buffering=0, opener=_private)
+        self._file = _private(str(self._folder / INPUT), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, piece: bytes) -> None:
@@ -154,7 +154,7 @@ class Upload:
         with _told_as_no_room():
             view = memoryview(piece)
             while view:
-                view = view[self._file.write(view) :]
+                view = view[os.write(self._file, view) :]
         self._hash.update(piece)
         self.bytes += len(piece)
 
@@ -166,17 +166,16 @@ class Upload:
     def accept(self, order: Order) -> Job:
         """It is a job from now on, whatever happens to us. Raises NoRoom, OSError."""
         with _told_as_no_room():
-            os.fsync(self._file.fileno())
+            os.fsync(self._file)
             _write(self._folder / _ORDER, order)
             _sync(self._folder)
             self._folder.rename(self._jobs.path / order.id)
             _sync(self._jobs.path)
-        self._file.close()
         return Job(order, None, None)
 
     def discard(self) -> None:
-        """It is not wanted; nothing happens if it was accepted."""
-        self._file.close()
+        """It is not wanted; if it was accepted, nothing is lost. To be called once, at the end."""
+        os.close(self._file)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

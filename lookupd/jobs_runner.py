@@ -77,6 +77,7 @@ class Runner:
         self._woken = asyncio.Event()
         self._trouble: str | None = None
         self._is_closing = False
+        self._escaped: BaseException | None = None
         self._has_tidied = False
 
     # -- for whoever asks --------------------------------------------------------------------------------
@@ -140,7 +141,10 @@ class Runner:
 
     async def look(self) -> None:
         """Begin, end and delete what is due. What the disk has against it is told once, and tried again."""
+        escaped, self._escaped = self._escaped, None
         try:
+            if escaped is not None:
+                raise escaped
             is_ours = await asyncio.to_thread(self.folder.take_lock)
             if is_ours and not self._has_tidied:
                 await asyncio.to_thread(self.folder.tidy)
@@ -212,33 +216,39 @@ class Runner:
         return tried is None or tried.again_at <= self._monotonic()
 
     def _left(self, id_: str, task: asyncio.Task[None]) -> None:
-        """A task ended: what escapes it is told where the others are looked after."""
+        """A task ended. What escapes it is looked at by `look`: the disk's trouble, or a fault of ours."""
         del self._running[id_]
         self._stopped.pop(id_, None)
         self._rows_of.pop(id_, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._escaped = error
         self.wake()
-        if not task.cancelled() and isinstance(error := task.exception(), OSError):
-            log("batches_unusable", reason=f"{self.settings.path}: {error.strerror}")
 
     # -- one job -----------------------------------------------------------------------------------------
 
     async def _run(self, job: Job) -> None:
         """Its process, to its end."""
         self._rows_of[job.id] = 0 if job.progress is None else job.progress.rows
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "lookupd.jobs_work"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        work = Work.of(self._config, self.folder.path / job.id, job.order)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "lookupd.jobs_work"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            await self._settle(job, None, f"cannot be started: {error.strerror}")
+            return
         self._processes[job.id] = process
         try:
             if job.id in self._stopped:
                 _kill(process)
-            told = await self._converse(process, Work.of(self._config, self.folder.path / job.id, job.order))
+            told = await self._converse(process, work)
         finally:
             del self._processes[job.id]
-        await self._settle(job, told, process.returncode)
+        code = process.returncode
+        await self._settle(job, told, f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
 
     async def _converse(self, process: asyncio.subprocess.Process, work: Work) -> Told | None:
         """What it says at its end; its input stays open for as long as we live."""
@@ -260,24 +270,24 @@ class Runner:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    async def _settle(self, job: Job, told: Told | None, code: int | None) -> None:
+    async def _settle(self, job: Job, told: Told | None, how: str) -> None:
+        """how: its process ended."""
         if job.id in self._stopped:
             why = self._stopped[job.id]
             if why is None:
                 return
             told = Told(cause="disk", reason=str(why))
         if told is None or told.cause in _TRANSIENT:
-            told = self._try_again(job.id, told, code)
+            told = self._try_again(job.id, told, how)
             if told is None:
                 return
         await self._finish(job, told)
 
-    def _try_again(self, id_: str, told: Told | None, code: int | None) -> Told | None:
+    def _try_again(self, id_: str, told: Told | None, how: str) -> Told | None:
         """None if it may; how it ended if it was begun often enough."""
         starts = self._tried[id_].starts + 1 if id_ in self._tried else 1
         if starts >= BATCH_STARTS_MAX:
-            signal_ = f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
-            return told or Told(cause="killed", reason=f"its process ended {starts} times before its end: {signal_}")
+            return told or Told("killed", f"its process came to no end, {starts} times; the last time: {how}")
         again_at = self._monotonic() + BATCH_AGAIN_SECONDS * 2 ** (starts - 1)
         self._tried[id_] = Tried(starts, again_at)
         return None

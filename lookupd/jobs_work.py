@@ -42,7 +42,7 @@ class Work(msgspec.Struct, frozen=True):
     def of(cls, config: Config, folder: Path, order: Order) -> Work:
         """Of one job."""
         store, plan = config.store, config.plan
-        return cls(str(folder), order.wishes, store.path, store.map_size, plan.country_code, plan.file)
+        return cls(str(folder), order.wishes, store.path, int(store.map_size), plan.country_code, plan.file)
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -124,3 +124,7 @@ def _teller(folder: Path) -> Callable[[Any], None]:
             write_progress(folder, Progress(progress.rows, progress.bytes))
 
     return tell
+
+
+if __name__ == "__main__":
+    main()

@@ -44,6 +44,7 @@ AREAS = {
     "LK23": "The fleet's relay",
     "LK24": "A replica of a fleet",
     "LK25": "The probe",
+    "LK26": "Batches",
 }
 
 EVENTS: dict[str, Event] = {
