@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from lookupd.errors import ConfigError, LookupdError
-from lookupd.limits import BATCH_FILE_BYTES_MAX, BATCH_JOBS_MAX, BATCH_LEFT_SECONDS, BATCH_RUNNING_MAX
+from lookupd.limits import JOBS_FILE_BYTES_MAX, JOBS_LEFT_SECONDS, JOBS_MAX, JOBS_RUNNING_MAX
 from lookupd.settings import BatchesSettings
 
 State = Literal["scheduled", "waiting", "running", "done", "failed", "cancelled"]
@@ -253,12 +253,13 @@ class JobFolder:
         _sync(self.path / id_)
         return True
 
-    def strip(self, id_: str, *, keep_result: bool) -> None:
-        """Delete what an ended job has no use for any more: the list, half a result."""
+    def strip(self, id_: str, *, result: bool, list_: bool) -> None:
+        """Delete what an ended job has no use for any more: half a result; the whole one, the list."""
         folder = self.path / id_
-        for name in (INPUT, CHECKPOINT, OUTPUT + ".part", *(() if keep_result else (OUTPUT,))):
+        names = [CHECKPOINT, f"{OUTPUT}.part", *([OUTPUT] if result else []), *([INPUT] if list_ else [])]
+        for name in names:
             (folder / name).unlink(missing_ok=True)
-        if not keep_result:
+        if result:
             shutil.rmtree(folder / SPLIT, ignore_errors=True)
 
     def delete(self, id_: str) -> bool:
@@ -302,10 +303,10 @@ def check_batches(settings: BatchesSettings) -> None:
         raise ConfigError(f"batches.path: {settings.path}: name it from the root on, /var/lib/lookupd/a-batches")
     if settings.keep < 60:
         raise ConfigError("batches.keep: at least 1m: a result is to be fetched")
-    if not 1 <= settings.jobs_max <= BATCH_JOBS_MAX:
-        raise ConfigError(f"batches.jobs_max: 1 to {BATCH_JOBS_MAX}")
-    if not 1 <= settings.running <= BATCH_RUNNING_MAX:
-        raise ConfigError(f"batches.running: 1 to {BATCH_RUNNING_MAX}")
+    if not 1 <= settings.jobs_max <= JOBS_MAX:
+        raise ConfigError(f"batches.jobs_max: 1 to {JOBS_MAX}")
+    if not 1 <= settings.running <= JOBS_RUNNING_MAX:
+        raise ConfigError(f"batches.running: 1 to {JOBS_RUNNING_MAX}")
     if settings.bytes_max < 1:
         raise ConfigError("batches.bytes_max: at least 1B")
 
@@ -344,7 +345,7 @@ def _read(path: Path, struct: type[Stored]) -> Stored | None:
     """None if it is not there, or not what it should be."""
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(BATCH_FILE_BYTES_MAX), type=struct)
+            return msgspec.json.decode(file.read(JOBS_FILE_BYTES_MAX), type=struct)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
@@ -375,7 +376,7 @@ def _lock_file(path: Path) -> int | None:
 def _is_left(folder: Path) -> bool:
     """Whether nobody receives this upload any more. One is left alone at first: its file is not locked yet."""
     try:
-        if time.time() - folder.stat().st_mtime < BATCH_LEFT_SECONDS:
+        if time.time() - folder.stat().st_mtime < JOBS_LEFT_SECONDS:
             return False
         with (folder / INPUT).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lookupd.limits import BATCH_CLOCK_SECONDS
+from lookupd.limits import JOBS_CLOCK_SECONDS
 
 
 class JobsClock:
@@ -36,6 +36,6 @@ class JobsClock:
             self._offset, self._jumped_at = offset, None
         elif self._jumped_at is None:
             self._jumped_at = monotonic
-        elif monotonic - self._jumped_at >= BATCH_CLOCK_SECONDS:
+        elif monotonic - self._jumped_at >= JOBS_CLOCK_SECONDS:
             self._offset, self._jumped_at = offset, None
         return monotonic + self._offset

@@ -21,11 +21,11 @@ from lookupd.jobs import CAUSES, STATES, End, Job, JobFolder, NoRoom, State
 from lookupd.jobs_clock import JobsClock
 from lookupd.jobs_work import Told, Work
 from lookupd.limits import (
-    BATCH_AGAIN_SECONDS,
-    BATCH_END_SECONDS,
-    BATCH_LOOK_SECONDS,
-    BATCH_STARTS_MAX,
-    BATCH_TOLD_BYTES_MAX,
+    JOBS_AGAIN_SECONDS,
+    JOBS_END_SECONDS,
+    JOBS_LOOK_SECONDS,
+    JOBS_STARTS_MAX,
+    JOBS_TOLD_BYTES_MAX,
 )
 from lookupd.observe.log import log
 from lookupd.settings import Config
@@ -109,7 +109,7 @@ class Runner:
             self.ended["cancelled"] += 1
             log("batch_cancelled", client=job.order.client, job=job.id)
             await self._halt(job.id, None)
-            await asyncio.to_thread(self.folder.strip, job.id, keep_result=False)
+            await asyncio.to_thread(self.folder.strip, job.id, result=True, list_=True)
         self.wake()
         return done
 
@@ -130,7 +130,7 @@ class Runner:
             self._woken.clear()
             await self.look()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), BATCH_LOOK_SECONDS)
+                await asyncio.wait_for(self._woken.wait(), JOBS_LOOK_SECONDS)
 
     async def close(self) -> None:
         """End what runs, which goes on from its checkpoint in the process that takes the lock next."""
@@ -259,7 +259,7 @@ class Runner:
             await process.stdin.drain()
         said = b""
         try:
-            while len(said) < BATCH_TOLD_BYTES_MAX and (piece := await process.stdout.read(1 << 16)):
+            while len(said) < JOBS_TOLD_BYTES_MAX and (piece := await process.stdout.read(1 << 16)):
                 said += piece
         finally:
             _kill(process)  # it has said all; whatever it started ends with it
@@ -286,9 +286,9 @@ class Runner:
     def _try_again(self, id_: str, told: Told | None, how: str) -> Told | None:
         """None if it may; how it ended if it was begun often enough."""
         starts = self._tried[id_].starts + 1 if id_ in self._tried else 1
-        if starts >= BATCH_STARTS_MAX:
+        if starts >= JOBS_STARTS_MAX:
             return told or Told("killed", f"its process came to no end, {starts} times; the last time: {how}")
-        again_at = self._monotonic() + BATCH_AGAIN_SECONDS * 2 ** (starts - 1)
+        again_at = self._monotonic() + JOBS_AGAIN_SECONDS * 2 ** (starts - 1)
         self._tried[id_] = Tried(starts, again_at)
         return None
 
@@ -296,6 +296,8 @@ class Runner:
         is_done = told.cause is None
         state: Literal["done", "failed"] = "done" if is_done else "failed"
         parts, size = await asyncio.to_thread(self.folder.measure, job.id) if is_done else ((), 0)
+        if not is_done:  # on a disk that is full, how it ended has room only then
+            await asyncio.to_thread(self.folder.strip, job.id, result=True, list_=False)
         end = End(state, int(self.clock.now()), told.reason, told.cause, told.summary, size, parts)
         try:
             first = await asyncio.to_thread(self.folder.end, job.id, end)
@@ -311,7 +313,7 @@ class Runner:
             log("batch_done", client=job.order.client, job=job.id, **counts, seconds=summary.get("seconds", 0))
         else:
             log("batch_failed", client=job.order.client, job=job.id, cause=told.cause, reason=_for_log(told))
-        await asyncio.to_thread(self.folder.strip, job.id, keep_result=is_done)
+        await asyncio.to_thread(self.folder.strip, job.id, result=not is_done, list_=True)
 
     async def _halt(self, id_: str, why: NoRoom | None) -> None:
         """End its process, and see it gone. why: as how it then fails; None = that is known."""
@@ -322,7 +324,7 @@ class Runner:
         process = self._processes.get(id_)
         if process is not None:
             _kill(process)
-        await asyncio.wait({task}, timeout=BATCH_END_SECONDS)
+        await asyncio.wait({task}, timeout=JOBS_END_SECONDS)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -12,17 +12,17 @@ from typing import NamedTuple
 from aiohttp import web
 
 from lookupd.jobs import Wishes
-from lookupd.limits import BATCH_AHEAD_SECONDS, BATCH_KEY_CHARS_MAX, BATCH_NAME_CHARS_MAX
+from lookupd.limits import JOBS_AHEAD_SECONDS, JOBS_KEY_CHARS_MAX, JOBS_NAME_CHARS_MAX
 from lookupd.units import parse_time
 from lookupd.web.errors import Problem
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """By name: a tab or a semicolon in a query is easily lost on the way."""
 
-ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "big5", "big5hkscs", "cp950", "gb18030", "latin-1")
+ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "big5", "cp950")
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
-_KEY = re.compile(rf"[!-~]{{1,{BATCH_KEY_CHARS_MAX}}}")
+_KEY = re.compile(rf"[!-~]{{1,{JOBS_KEY_CHARS_MAX}}}")
 _KNOWN = frozenset({"column", "separator", "encoding", "split", "at", "name"})
 _SWITCH = {"true": True, "false": False}
 
@@ -53,8 +53,8 @@ def read_asked(request: web.Request, client: str, now: float) -> Asked:
 
 
 def _text(name: str, text: str) -> str:
-    if len(text) > BATCH_NAME_CHARS_MAX:
-        raise Problem(400, f"{name}: at most {BATCH_NAME_CHARS_MAX} characters")
+    if len(text) > JOBS_NAME_CHARS_MAX:
+        raise Problem(400, f"{name}: at most {JOBS_NAME_CHARS_MAX} characters")
     return text
 
 
@@ -95,8 +95,8 @@ def _moment(text: str | None, now: float) -> int | None:
         moment = parse_time(text)
     except ValueError as error:
         raise Problem(400, f"at: {error}") from None
-    if moment > now + BATCH_AHEAD_SECONDS:
-        raise Problem(422, f"at: more than {BATCH_AHEAD_SECONDS // 86_400} days ahead")
+    if moment > now + JOBS_AHEAD_SECONDS:
+        raise Problem(422, f"at: more than {JOBS_AHEAD_SECONDS // 86_400} days ahead")
     return moment
 
 
@@ -105,5 +105,5 @@ def _key(request: web.Request, client: str) -> str:
     if not keys:
         return ""
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-        raise Problem(400, f"Idempotency-Key: one, of 1 to {BATCH_KEY_CHARS_MAX} letters, digits and signs")
+        raise Problem(400, f"Idempotency-Key: one, of 1 to {JOBS_KEY_CHARS_MAX} letters, digits and signs")
     return hashlib.sha256(f"{client}\0{keys[0]}".encode()).hexdigest()

@@ -23,10 +23,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from lookupd.jobs import MAGIC, Job, Kind, NoRoom, Order, Upload
 from lookupd.jobs_runner import Runner
 from lookupd.limits import (
-    BATCH_PIECE_BYTES,
-    BATCH_UPLOAD_SECONDS,
-    BATCH_UPLOADS_MAX,
     HTTP_STALL_SECONDS,
+    JOBS_PIECE_BYTES,
+    JOBS_UPLOAD_SECONDS,
+    JOBS_UPLOADS_MAX,
 )
 from lookupd.units import format_time
 from lookupd.web import Route, Site, client_of, json_response
@@ -90,8 +90,8 @@ class Batches:
         client = client_of(request).name
         asked = read_asked(request, client, runner.clock.now())
         mine = (client, asked.key)
-        if len(runner.receiving) >= BATCH_UPLOADS_MAX:
-            raise Problem(429, f"{BATCH_UPLOADS_MAX} uploads are under way", retry=10)
+        if len(runner.receiving) >= JOBS_UPLOADS_MAX:
+            raise Problem(429, f"{JOBS_UPLOADS_MAX} uploads are under way", retry=10)
         if asked.key and mine in runner.receiving:
             raise Problem(409, "Idempotency-Key: an upload with it is under way", retry=10)
         runner.receiving.append(mine)
@@ -133,7 +133,7 @@ class Batches:
             begun += piece
             if upload.bytes + len(begun) > most:
                 raise _too_large(most)
-            if len(begun) >= BATCH_PIECE_BYTES:
+            if len(begun) >= JOBS_PIECE_BYTES:
                 _check_kind(upload, begun, kind)
                 await asyncio.to_thread(upload.write, bytes(begun))
                 begun.clear()
@@ -262,7 +262,7 @@ def _check_kind(upload: Upload, begun: bytearray, kind: Kind) -> None:
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
     """The body as it comes. Raises Problem when it stops coming."""
-    until = time.monotonic() + BATCH_UPLOAD_SECONDS
+    until = time.monotonic() + JOBS_UPLOAD_SECONDS
     while True:
         left = until - time.monotonic()
         try:
@@ -270,7 +270,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
                 piece = await request.content.readany()
         except TimeoutError:
             if left < HTTP_STALL_SECONDS:
-                raise Problem(408, f"the upload took over {BATCH_UPLOAD_SECONDS:g} s", "a smaller list") from None
+                raise Problem(408, f"the upload took over {JOBS_UPLOAD_SECONDS:g} s", "a smaller list") from None
             raise Problem(408, f"nothing came for {HTTP_STALL_SECONDS:g} s") from None
         except HttpProcessingError as error:
             raise Problem(400, f"body: {error.message}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lookupd.jobs import STATES
-from lookupd.limits import BATCH_KEY_CHARS_MAX, BATCH_NAME_CHARS_MAX
+from lookupd.limits import JOBS_KEY_CHARS_MAX, JOBS_NAME_CHARS_MAX
 from lookupd.web.batch_wishes import ENCODINGS, SEPARATORS
 from lookupd.web.openapi import _ASKED_MOMENT as ASKED_MOMENT
 from lookupd.web.openapi import _MOMENT as MOMENT
@@ -74,8 +74,8 @@ def paths() -> Schema:
 
 
 def _upload() -> Schema:
-    text = {"type": "string", "maxLength": BATCH_NAME_CHARS_MAX}
-    key = {"type": "string", "pattern": f"^[!-~]{{1,{BATCH_KEY_CHARS_MAX}}}$"}
+    text = {"type": "string", "maxLength": JOBS_NAME_CHARS_MAX}
+    key = {"type": "string", "pattern": f"^[!-~]{{1,{JOBS_KEY_CHARS_MAX}}}$"}
     statuses = (400, 404, 408, 409, 413, 415, 422, 429, 503, 507)
     found = operation(
         "A list of numbers becomes a job",

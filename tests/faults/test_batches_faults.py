@@ -22,7 +22,7 @@ import pytest
 from lookupd.config import read_config
 from lookupd.jobs import End, JobFolder, Order, Wishes
 from lookupd.jobs_runner import Runner
-from lookupd.limits import BATCH_STARTS_MAX
+from lookupd.limits import JOBS_STARTS_MAX
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 from tests.small_disk import fill, small_disk
 
@@ -321,7 +321,7 @@ async def test_job_whose_process_dies_each_time_fails_in_the_end(
     now = [0.0]
     runner = Runner(config, lambda: None, monotonic=lambda: now[0])
     order = put(runner.folder)
-    for _ in range(BATCH_STARTS_MAX):
+    for _ in range(JOBS_STARTS_MAX):
         await runner.look()
         await asyncio.gather(*runner._running.values())
         now[0] += 1000
@@ -329,5 +329,5 @@ async def test_job_whose_process_dies_each_time_fails_in_the_end(
     assert job is not None
     assert job.end is not None
     assert (job.end.state, job.end.cause, runner.ended["killed"]) == ("failed", "killed", 1)
-    assert f"{BATCH_STARTS_MAX} times" in capfd.readouterr().err
+    assert f"{JOBS_STARTS_MAX} times" in capfd.readouterr().err
     await runner.close()

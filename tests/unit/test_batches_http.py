@@ -22,7 +22,7 @@ from lookupd.config import read_config
 from lookupd.errors import ConfigError
 from lookupd.jobs import Order, Wishes
 from lookupd.jobs_clock import JobsClock
-from lookupd.limits import BATCH_CLOCK_SECONDS, BATCH_UPLOADS_MAX
+from lookupd.limits import JOBS_CLOCK_SECONDS, JOBS_UPLOADS_MAX
 from lookupd.units import format_time
 from tests.conftest import Served, Workbench, serve, wait_until
 
@@ -345,12 +345,12 @@ async def test_uploads_at_once_are_bounded_and_one_key_has_one(loaded: Workbench
         first = asyncio.create_task(upload(session, slow(), **{"Idempotency-Key": "k"}))
         await _until(lambda: len(runner.receiving) == 1)
         assert "under way" in (await upload(session, status=409, **{"Idempotency-Key": "k"}))["error"]
-        rest = [asyncio.create_task(upload(session, slow())) for _ in range(BATCH_UPLOADS_MAX - 1)]
-        await _until(lambda: len(runner.receiving) == BATCH_UPLOADS_MAX)
+        rest = [asyncio.create_task(upload(session, slow())) for _ in range(JOBS_UPLOADS_MAX - 1)]
+        await _until(lambda: len(runner.receiving) == JOBS_UPLOADS_MAX)
         assert "under way" in (await upload(session, status=429))["error"]
         gate.set()
         ids = {job["id"] for job in await asyncio.gather(first, *rest)}
-        assert len(ids) == BATCH_UPLOADS_MAX
+        assert len(ids) == JOBS_UPLOADS_MAX
         for id_ in ids:
             await ended(session, id_)
 
@@ -487,10 +487,10 @@ def test_a_clock_that_jumps_deletes_nothing_until_it_has_lasted() -> None:
     assert after(10) == 1010
     assert after(10, 100) == 1120  # small steps are followed
     assert after(10, 1e8) == 1130
-    assert after(BATCH_CLOCK_SECONDS - 1) == pytest.approx(1130 + BATCH_CLOCK_SECONDS - 1)
-    assert after(10, -1e8) == pytest.approx(1139 + BATCH_CLOCK_SECONDS)
+    assert after(JOBS_CLOCK_SECONDS - 1) == pytest.approx(1130 + JOBS_CLOCK_SECONDS - 1)
+    assert after(10, -1e8) == pytest.approx(1139 + JOBS_CLOCK_SECONDS)
     assert after(10, 1e8) < 1e6
-    assert after(BATCH_CLOCK_SECONDS + 1) > 1e8
+    assert after(JOBS_CLOCK_SECONDS + 1) > 1e8
 
 
 def test_an_order_is_read_as_it_was_written() -> None:
