@@ -79,6 +79,10 @@ class Stale(LookupdError):
     exit_code = 6
 
 
+class BatchError(LookupdError):
+    """A list of numbers cannot be read or written as asked. No output was made; what was begun can be resumed."""
+
+
 class ProtocolError(Exception):
     """A datagram or frame that gets no answer.
 
