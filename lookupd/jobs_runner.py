@@ -309,7 +309,7 @@ class Runner:
         self._note_rows(job.id, _whole(summary.get("rows")))
         self.ended[told.cause or "done"] += 1
         if is_done:
-            counts = {name: _whole(summary.get(name)) for name in ("rows", "bad_rows", "duplicates")}
+            counts = {name: _whole(summary.get(name)) for name in ("rows", "bad", "duplicates")}
             log("batch_done", client=job.order.client, job=job.id, **counts, seconds=summary.get("seconds", 0))
         else:
             log("batch_failed", client=job.order.client, job=job.id, cause=told.cause, reason=_for_log(told))

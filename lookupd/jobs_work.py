@@ -16,10 +16,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from lookupd import fastpath
+from lookupd.batch import BatchOptions, BatchSummary, run_batch
+from lookupd.batch import Progress as BatchProgress
+from lookupd.batch.resolvers import StoreResolver
+from lookupd.errors import BatchError, LookupdError
 from lookupd.jobs import CHECKPOINT, INPUT, OUTPUT, Cause, Order, Progress, Wishes, is_full, write_progress
 from lookupd.numbering import load_plan
 from lookupd.settings import Config
@@ -37,12 +42,15 @@ class Work(msgspec.Struct, frozen=True):
     map_size: int
     country_code: str
     plan: str | None
+    stale_after: float
+    engine: Literal["auto", "native", "python"]
 
     @classmethod
     def of(cls, config: Config, folder: Path, order: Order) -> Work:
         """Of one job."""
-        store, plan = config.store, config.plan
-        return cls(str(folder), order.wishes, store.path, int(store.map_size), plan.country_code, plan.file)
+        store, plan, stale_after = config.store, config.plan, float(config.limits.stale_after)
+        of_store = (store.path, int(store.map_size), plan.country_code, plan.file, stale_after, config.engine.udp)
+        return cls(str(folder), order.wishes, *of_store)
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,42 +94,51 @@ def _end_with_input() -> None:
 def _tell(work: Work) -> Told:
     folder = Path(work.folder)
     try:
-        return Told(summary=_resolve(work, folder))
+        return Told(summary=msgspec.to_builtins(_resolve(work, folder)))
+    except BatchError as error:
+        return Told("input", _without_path(error, folder))
+    except LookupdError as error:
+        return Told("store", _without_path(error, folder))
     except OSError as error:
-        return Told("disk" if is_full(error) else "fault", error.strerror or type(error).__name__)
+        return Told("disk" if is_full(error) else "fault", f"the folder of batches: {error.strerror}")
     except Exception as error:
         traceback.print_tb(error.__traceback__)  # without its words: they may quote the list
         return Told("fault", f"a fault of the program: {type(error).__name__}")
 
 
-def _resolve(work: Work, folder: Path) -> dict[str, Any]:
-    """The whole list. Returns its summary."""
-    from lookupd import batch  # not before it is known what for
+def _without_path(error: Exception, folder: Path) -> str:
+    """Where our files lie is nothing to a client, who has never named one."""
+    return str(error).replace(f"{folder / INPUT}: ", "").replace(str(folder), "the job's folder")
 
-    plan = load_plan(work.country_code, Path(work.plan) if work.plan else None)
-    options = batch.BatchOptions(
-        column=work.wishes.column,
-        separator=work.wishes.separator,
-        encoding=work.wishes.encoding,
-        split=work.wishes.split,
-    )
-    with batch.store_resolver(Path(work.store), plan) as resolver:
-        summary = batch.run_batch(
-            folder / INPUT, folder / OUTPUT, resolver, options, _teller(folder), folder / CHECKPOINT
+
+def _resolve(work: Work, folder: Path) -> BatchSummary:
+    """The whole list."""
+    wishes = work.wishes
+    options = BatchOptions(wishes.column, wishes.separator, wishes.encoding, split=wishes.split)
+    split = folder / SPLIT if wishes.split else None
+    with contextlib.closing(_open_store(work)) as resolver:
+        return run_batch(
+            folder / INPUT, folder / OUTPUT, resolver, options, _teller(folder), folder / CHECKPOINT, split=split
         )
-    return msgspec.to_builtins(summary)
 
 
-def _teller(folder: Path) -> Callable[[Any], None]:
+def _open_store(work: Work) -> StoreResolver:
+    """With the daemon's engine."""
+    plan = load_plan(work.country_code, Path(work.plan) if work.plan else None)
+    native = fastpath.choose(work.engine) == "native"
+    return StoreResolver(Path(work.store), work.map_size, plan, work.stale_after, native=native)
+
+
+def _teller(folder: Path) -> Callable[[BatchProgress], None]:
     """Writes down how far it is, not too often."""
     told_at = 0.0
 
-    def tell(progress: Any) -> None:
+    def tell(progress: BatchProgress) -> None:
         nonlocal told_at
         now = time.monotonic()
         if now - told_at >= PROGRESS_SECONDS:
             told_at = now
-            write_progress(folder, Progress(progress.rows, progress.bytes))
+            write_progress(folder, Progress(progress.rows, progress.bytes_read))
 
     return tell
 

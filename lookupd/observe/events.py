@@ -338,7 +338,7 @@ EVENTS: dict[str, Event] = {
     "probe_saved_again": Event("LK2506", "info", _fields("path"), "It is saved again, with what waited."),
     "batch_accepted": Event("LK2601", "info", _fields("client job bytes"), "An uploaded list is a job now."),
     "batch_done": Event(
-        "LK2602", "info", _fields("client job rows bad_rows duplicates seconds"), "It has a result, to be fetched."
+        "LK2602", "info", _fields("client job rows bad duplicates seconds"), "It has a result, to be fetched."
     ),
     "batch_failed": Event(
         "LK2603", "error", _fields("client job cause reason"),
