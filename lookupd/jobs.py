@@ -269,11 +269,11 @@ class JobFolder:
             (self.path / id_).rename(gone)
         except FileNotFoundError:
             return False
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # what its process writes at this moment, `tidy` takes
         return True
 
     def tidy(self) -> None:
-        """Delete what a crash left: uploads that nobody receives, jobs half deleted. Raises OSError."""
+        """Delete what is left of uploads that nobody receives, and of jobs half deleted. Raises OSError."""
         for name in os.listdir(self.path):
             folder = self.path / name
             if name.startswith(_GONE) or (name.startswith(_UPLOAD) and _is_left(folder)):

@@ -13,22 +13,28 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
 from lookupd.jobs import CAUSES, STATES, End, Job, JobFolder, NoRoom, State
 from lookupd.jobs_clock import JobsClock
-from lookupd.jobs_work import Told, Work
+from lookupd.jobs_words import Told, Work
 from lookupd.limits import (
     JOBS_AGAIN_SECONDS,
     JOBS_END_SECONDS,
     JOBS_LOOK_SECONDS,
     JOBS_STARTS_MAX,
     JOBS_TOLD_BYTES_MAX,
+    JOBS_UPLOADS_MAX,
 )
 from lookupd.observe.log import log
 from lookupd.settings import Config
+
+P = ParamSpec("P")
+Found = TypeVar("Found")
 
 RESULTS = ("done", "cancelled", *CAUSES)
 """How jobs end: the closed set of a metric's label."""
@@ -74,11 +80,15 @@ class Runner:
         self._rows_of: dict[str, int] = {}
         self._tried: dict[str, Tried] = {}
         self._begun: dict[str, float] = {}
+        self._threads = ThreadPoolExecutor(JOBS_UPLOADS_MAX + 2, "batches")
         self._woken = asyncio.Event()
         self._trouble: str | None = None
         self._is_closing = False
         self._escaped: BaseException | None = None
-        self._has_tidied = False
+
+    async def beside(self, work: Callable[P, Found], *of: P.args, **named: P.kwargs) -> Found:
+        """Work that waits for the disk, in threads of our own: when it hangs, nobody else waits."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *of, **named))
 
     # -- for whoever asks --------------------------------------------------------------------------------
 
@@ -104,19 +114,19 @@ class Runner:
     async def cancel(self, job: Job) -> bool:
         """Whether it is cancelled now; not if it had ended before. Raises OSError."""
         end = End("cancelled", int(self.clock.now()))
-        done = await asyncio.to_thread(self.folder.end, job.id, end)
+        done = await self.beside(self.folder.end, job.id, end)
         if done:
             self.ended["cancelled"] += 1
             log("batch_cancelled", client=job.order.client, job=job.id)
             await self._halt(job.id, None)
-            await asyncio.to_thread(self.folder.strip, job.id, result=True, list_=True)
+            await self.beside(self.folder.strip, job.id, result=True, list_=True)
         self.wake()
         return done
 
     async def delete(self, job: Job, why: str) -> bool:
         """Whether it was there. Raises OSError."""
         await self._halt(job.id, None)
-        done = await asyncio.to_thread(self.folder.delete, job.id)
+        done = await self.beside(self.folder.delete, job.id)
         if done:
             log("batch_deleted", client=job.order.client, job=job.id, bytes=job.order.bytes, why=why)
         self.wake()
@@ -138,6 +148,7 @@ class Runner:
         for id_ in list(self._running):
             await self._halt(id_, None)
         self.folder.release_lock()
+        self._threads.shutdown(wait=False)
 
     async def look(self) -> None:
         """Begin, end and delete what is due. What the disk has against it is told once, and tried again."""
@@ -145,11 +156,10 @@ class Runner:
         try:
             if escaped is not None:
                 raise escaped
-            is_ours = await asyncio.to_thread(self.folder.take_lock)
-            if is_ours and not self._has_tidied:
-                await asyncio.to_thread(self.folder.tidy)
-                self._has_tidied = True
-            jobs = await asyncio.to_thread(self.folder.all)
+            is_ours = await self.beside(self.folder.take_lock)
+            if is_ours:
+                await self.beside(self.folder.tidy)
+            jobs = await self.beside(self.folder.all)
             self._count(jobs)
             if is_ours:
                 await self._tend(jobs)
@@ -194,7 +204,7 @@ class Runner:
         if not self._running:
             return
         try:
-            await asyncio.to_thread(self.folder.need_room, 0)
+            await self.beside(self.folder.need_room, 0)
         except NoRoom as error:
             for id_ in list(self._running):
                 await self._halt(id_, error)
@@ -295,12 +305,12 @@ class Runner:
     async def _finish(self, job: Job, told: Told) -> None:
         is_done = told.cause is None
         state: Literal["done", "failed"] = "done" if is_done else "failed"
-        parts, size = await asyncio.to_thread(self.folder.measure, job.id) if is_done else ((), 0)
+        parts, size = await self.beside(self.folder.measure, job.id) if is_done else ((), 0)
         if not is_done:  # on a disk that is full, how it ended has room only then
-            await asyncio.to_thread(self.folder.strip, job.id, result=True, list_=False)
+            await self.beside(self.folder.strip, job.id, result=True, list_=False)
         end = End(state, int(self.clock.now()), told.reason, told.cause, told.summary, size, parts)
         try:
-            first = await asyncio.to_thread(self.folder.end, job.id, end)
+            first = await self.beside(self.folder.end, job.id, end)
         except FileNotFoundError:
             return  # deleted meanwhile
         if not first:
@@ -313,7 +323,7 @@ class Runner:
             log("batch_done", client=job.order.client, job=job.id, **counts, seconds=summary.get("seconds", 0))
         else:
             log("batch_failed", client=job.order.client, job=job.id, cause=told.cause, reason=_for_log(told))
-        await asyncio.to_thread(self.folder.strip, job.id, result=not is_done, list_=True)
+        await self.beside(self.folder.strip, job.id, result=not is_done, list_=True)
 
     async def _halt(self, id_: str, why: NoRoom | None) -> None:
         """End its process, and see it gone. why: as how it then fails; None = that is known."""

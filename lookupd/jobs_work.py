@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
@@ -25,40 +24,12 @@ from lookupd.batch import BatchOptions, BatchSummary, run_batch
 from lookupd.batch import Progress as BatchProgress
 from lookupd.batch.resolvers import StoreResolver
 from lookupd.errors import BatchError, LookupdError
-from lookupd.jobs import CHECKPOINT, INPUT, OUTPUT, Cause, Order, Progress, Wishes, is_full, write_progress
+from lookupd.jobs import CHECKPOINT, INPUT, OUTPUT, SPLIT, Progress, is_full, write_progress
+from lookupd.jobs_words import Told, Work
 from lookupd.numbering import load_plan
-from lookupd.settings import Config
 
 PROGRESS_SECONDS = 0.25
 """Between two words of how far it is."""
-
-
-class Work(msgspec.Struct, frozen=True):
-    """What to do, with all that it needs of the configuration."""
-
-    folder: str
-    wishes: Wishes
-    store: str
-    map_size: int
-    country_code: str
-    plan: str | None
-    stale_after: float
-    engine: Literal["auto", "native", "python"]
-
-    @classmethod
-    def of(cls, config: Config, folder: Path, order: Order) -> Work:
-        """Of one job."""
-        store, plan, stale_after = config.store, config.plan, float(config.limits.stale_after)
-        of_store = (store.path, int(store.map_size), plan.country_code, plan.file, stale_after, config.engine.udp)
-        return cls(str(folder), order.wishes, *of_store)
-
-
-class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How it went. cause: None = it is done."""
-
-    cause: Cause | None = None
-    reason: str | None = None
-    summary: dict[str, Any] | None = None
 
 
 def main() -> None:

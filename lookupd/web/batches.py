@@ -111,36 +111,36 @@ class Batches:
             raise Problem(429, f"this client has {len(jobs)} jobs (batches.jobs_max)", way_out, retry=60)
         if (request.content_length or 0) > settings.bytes_max:
             raise _too_large(settings.bytes_max)
-        upload = await asyncio.to_thread(runner.folder.begin_upload)
+        upload = await runner.beside(runner.folder.begin_upload)
         try:
-            await self._fill(upload, request, kind, settings.bytes_max)
+            await self._fill(runner, upload, request, kind)
             order = Order(
                 upload.id, client, int(runner.clock.now()), upload.bytes, upload.sha256, kind,
                 asked.name, asked.at, asked.wishes, asked.key,
             )  # fmt: skip
             if before is not None:
                 return _again(runner, before, order)
-            job = await asyncio.to_thread(upload.accept, order)
+            job = await runner.beside(upload.accept, order)
         finally:
-            await asyncio.shield(asyncio.to_thread(upload.discard))
+            await asyncio.shield(runner.beside(upload.discard))
         await runner.accepted(job)
         return json_response(told(runner, job), status=201, headers={"Location": f"/v1/batches/{job.id}"})
 
-    async def _fill(self, upload: Upload, request: web.Request, kind: Kind, most: int) -> None:
+    async def _fill(self, runner: Runner, upload: Upload, request: web.Request, kind: Kind) -> None:
         """The body to the disk: the next piece is read when this one is written. Raises Problem, NoRoom, OSError."""
-        begun = bytearray()
+        begun, most = bytearray(), runner.settings.bytes_max
         async for piece in _pieces(request):
             begun += piece
             if upload.bytes + len(begun) > most:
                 raise _too_large(most)
             if len(begun) >= JOBS_PIECE_BYTES:
                 _check_kind(upload, begun, kind)
-                await asyncio.to_thread(upload.write, bytes(begun))
+                await runner.beside(upload.write, bytes(begun))
                 begun.clear()
         _check_kind(upload, begun, kind)
         if not upload.bytes and not begun:
             raise Problem(400, "body: empty: a list has a line at least")
-        await asyncio.to_thread(upload.write, bytes(begun))
+        await runner.beside(upload.write, bytes(begun))
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Batches:
         job = await _own_job(runner, request)
         _need_done(runner, job)
         part = request.match_info.get("network")
-        file = await asyncio.to_thread(runner.folder.result, job.id, part)
+        file = await runner.beside(runner.folder.result, job.id, part)
         if file is None:
             why = "its list was not split: ?split=true" if not job.order.wishes.split else "no number of it is there"
             raise Problem(404, f"this job has no result of its own for {part!r}" if part else "its result is gone", why)
@@ -215,7 +215,7 @@ def told(runner: Runner, job: Job) -> dict[str, Any]:
 async def _own_jobs(runner: Runner, client: str, *, missing_ok: bool) -> list[Job]:
     """The oldest first. missing_ok: before the first upload there is no folder."""
     try:
-        jobs = await asyncio.to_thread(runner.folder.all)
+        jobs = await runner.beside(runner.folder.all)
     except FileNotFoundError:
         if not missing_ok:
             raise
@@ -225,7 +225,7 @@ async def _own_jobs(runner: Runner, client: str, *, missing_ok: bool) -> list[Jo
 
 async def _own_job(runner: Runner, request: web.Request) -> Job:
     """Raises Problem: another client's is told of no more than one that never was."""
-    job = await asyncio.to_thread(runner.folder.find, request.match_info["id"])
+    job = await runner.beside(runner.folder.find, request.match_info["id"])
     if job is None or job.order.client != client_of(request).name:
         raise Problem(404, "no such batch", "GET /v1/batches lists those of this client")
     return job

@@ -50,6 +50,6 @@ def _config(folder: Path) -> Path:
         'hooks = "lines"\n[checks.negative_data_rejection]\n'
         "expected-statuses = [400, 401, 403, 404, 405, 406, 413, 415, 422, 429]\n"
         "[checks.positive_data_acceptance]\n"
-        'expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]\n'
+        'expected-statuses = ["2xx", 304, 401, 403, 404, 409, 422, 429]\n'
     )
     return file

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import zstandard
 from yarl import URL
 
 from lookupd.config import read_config
@@ -114,7 +115,9 @@ async def test_an_upload_becomes_a_job_with_a_result(loaded: Workbench) -> None:
     assert summary["rows"] == 3
 
 
-@pytest.mark.parametrize(("kind", "pack"), [("application/gzip", gzip.compress)])
+@pytest.mark.parametrize(
+    ("kind", "pack"), [("application/gzip", gzip.compress), ("application/zstd", zstandard.compress)]
+)
 async def test_a_packed_list_is_read(loaded: Workbench, kind: str, pack: Any) -> None:
     async with site(loaded) as (_, session):
         job = await upload(session, pack(LIST), **{"Content-Type": kind})
@@ -375,6 +378,19 @@ async def test_an_upload_that_breaks_off_leaves_nothing(loaded: Workbench) -> No
         await _until(lambda: not runner.receiving)
         del reader
         assert (await get(session, "/v1/batches"))["batches"] == []
+        await _until(lambda: not [path for path in files(loaded) if path.is_dir()])
+
+
+async def test_an_upload_that_stops_coming_is_ended(loaded: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookupd.web.batches.HTTP_STALL_SECONDS", 0.2)
+
+    async def stopping() -> AsyncIterator[bytes]:
+        yield LIST
+        await asyncio.Event().wait()
+
+    async with site(loaded) as (_, session):
+        async with session.post("/v1/batches", data=stopping(), headers=CSV) as reply:
+            assert (reply.status, (await reply.json())["error"]) == (408, "nothing came for 0.2 s")
         await _until(lambda: not [path for path in files(loaded) if path.is_dir()])
 
 
