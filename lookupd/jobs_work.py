@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 import threading
@@ -49,8 +48,6 @@ def _be_modest() -> None:
         os.nice(19)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("900")
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold numbers
 
 
 def _end_with_input() -> None:
@@ -67,7 +64,8 @@ def _tell(work: Work) -> Told:
     try:
         return Told(summary=msgspec.to_builtins(_resolve(work, folder)))
     except BatchError as error:
-        return Told("input", _without_path(error, folder))
+        on_disk = isinstance(error.__context__, OSError) and is_full(error.__context__)
+        return Told("disk" if on_disk else "input", _without_path(error, folder))
     except LookupdError as error:
         return Told("store", _without_path(error, folder))
     except OSError as error:
