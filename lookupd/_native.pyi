@@ -470,3 +470,63 @@ def unchanged_blocks(
     Rows: keys and values as stored, in the order of the keys. Returns block numbers (u64), how many numbers they
     hold, and the sum of their content digests. Raises ValueError for columns that do not rise or differ in length.
     """
+
+# -- lists of numbers ------------------------------------------------------------------------------------
+
+class Seen:
+    """Which row had a number first, exactly, in 11 bytes a number."""
+
+    def __init__(self, rows_max: int) -> None:
+        """rows_max: rows behind it are not remembered."""
+
+    def first(self, tn: int, row: int) -> int:
+        """The row that had it before; 0 = none had, and this one is noted."""
+
+class ScannedRows:
+    """The rows of a piece of a list, as the engine holds them. serial: of the state they were asked of."""
+
+    count: int
+    consumed: int
+    skipping: bool
+    serial: int
+
+    def odd(self) -> list[tuple[int, int, bool]]:
+        """Rows without a number, that Python reads: place, where in the piece it begins, whether it is too long."""
+
+class Batch:
+    """Reads pieces of a list, looks their numbers up, and writes them; see `lookupd.batch.worker`."""
+
+    def __init__(
+        self, service: Service, plan: Plan, separator: int, column: int, columns: int, is_utf8: bool, rows_max: int
+    ) -> None:
+        """separator: a byte. column: from 0; columns: how many a row has. rows_max: see Seen."""
+
+    def scan(self, piece: bytes, last: bool, skipping: bool, now: int) -> ScannedRows:
+        """The rows of a piece, asked of the newest state. Raises RuntimeError when there is no data to answer from."""
+
+    def resolve(self, scanned: ScannedRows, numbers: list[tuple[int, bytes]]) -> None:
+        """Give odd rows that have a number their answers, of the same state: place of the row, and digits."""
+
+    def rest(self) -> None:
+        """Let go of the state; the next scan pins the newest."""
+
+    def answers(self, known: int) -> list[tuple[int, tuple[str, str | None, str] | None, bool]]:
+        """What was told since `known` answers were: outcome, route, whether restricted.
+
+        Route: network code, routing number, operator.
+        """
+
+    def add_ending(self, text: bytes, network: int) -> None:
+        """What is added to rows of the next answer, but for number and note; and which network's they are."""
+
+    def remember(self, scanned: ScannedRows, first_row: int) -> None:
+        """Only note the numbers of rows that were written before."""
+
+    def write(
+        self, scanned: ScannedRows, first_row: int, bad: list[bytes], newline: bytes, none: int, networks: int
+    ) -> tuple[bytes, list[bytes], list[int], int]:
+        """All rows; those of each network, if networks is not 0; rows by answer; rows that repeat a number.
+
+        bad: what is added to rows without a number, in their order; none: which network's they are. newline: of rows
+        that have lost theirs. Raises ValueError if an answer has no ending.
+        """

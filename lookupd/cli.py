@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.batch import batch
 from lookupd.commands.common import PATH, carry_out, json_option
 from lookupd.commands.log import log
 from lookupd.commands.probe import probe
@@ -542,6 +543,7 @@ def engine(as_json: bool) -> None:
         click.echo(f"engine: python: {missing}" if missing else "engine: native")
 
 
+cli.add_command(batch)
 cli.add_command(log)
 cli.add_command(usage)
 cli.add_command(probe)

@@ -735,3 +735,44 @@ JOBS_CLOCK_SECONDS = 3600.0
 
 JOBS_LEFT_SECONDS = 60.0
 """After which an upload that nobody receives is one that a crash left."""
+
+# -- batches ---------------------------------------------------------------------------------------------
+
+BATCH_ROW_BYTES_MAX = 64 << 10
+"""Of a row of a list; an address book's have under 1,000. A longer one is reported, and never in memory as a whole."""
+
+BATCH_CELL_CHARS_MAX = 64
+"""Of a number as people write it, with brackets and blanks; more is text."""
+
+BATCH_READ_BYTES = 4 << 20
+"""Of a list, worked on at a time: some 100,000 rows."""
+
+BATCH_TEXT_BYTES_MAX = 64 << 30
+"""Of a compressed list when it is unpacked: a bomb ends here, and no list has a billion rows."""
+
+BATCH_HEAD_BYTES = 256 << 10
+"""In which column, separator and encoding are looked for; a few rows of the longest kind."""
+
+BATCH_HEAD_ROWS = 1000
+"""Of the head that are looked at."""
+
+BATCH_BAD_ROWS_TOLD = 100
+"""With row and reason; the rest are counted. Each has its reason in the output as well."""
+
+BATCH_SERIALS_TOLD = 1000
+"""Changes of the store that a summary tells of: a server is asked for hours at most, and changes each minute or so."""
+
+BATCH_DUPLICATE_ROWS_MAX = 20_000_000
+"""Among which repeats are looked for: each takes 11 bytes. Further rows are answered, their repeats are not found."""
+
+BATCH_CHECKPOINT_SECONDS = 2.0
+"""Between two checkpoints: what a power cut costs at most. Each waits for the disk."""
+
+BATCH_CHECKPOINT_BYTES_MAX = 1 << 20
+"""Of a checkpoint: its bad rows and the counts of each network."""
+
+BATCH_NETWORKS_MAX = 512
+"""Files by network that are open at a time; a country has some tens of networks."""
+
+BATCH_QUESTIONS_UNDER_WAY = 32
+"""Asked of a server at a time, each of as many numbers as it takes."""

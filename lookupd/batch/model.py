@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from lookupd.numbering import Plan
+
 ADDED_COLUMNS = ("outcome", "network_code", "routing_number", "operator", "restriction", "tn", "note")
 """Written behind the input's own columns, in this order."""
 
@@ -44,8 +46,8 @@ class BatchSummary(msgspec.Struct, frozen=True):
 
     rows: without the header. networks: by network code, `none` for rows without. bad: how many; bad_rows: the first of
     them. duplicates: rows that repeat an earlier number; None = some were not looked for, since there are too many.
-    serials: of the store, one unless it changed while the batch ran. digest: SHA-256 of the rows written.
-    resumed: from how many rows on, after an interruption.
+    serials: of the store, one unless it changed while the batch ran. digest: the store's at the last serial, None when
+    the answers are a server's. resumed: from how many rows on, after an interruption.
     """
 
     rows: int
@@ -55,7 +57,7 @@ class BatchSummary(msgspec.Struct, frozen=True):
     bad_rows: list[BadRow]
     duplicates: int | None
     serials: list[SerialSpan]
-    digest: str
+    digest: str | None
     started: str
     seconds: float
     resumed: int = 0
@@ -86,17 +88,21 @@ class Verdict(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """Answers in the order of the questions, and the serial of the store they are from."""
+    """Answers in the order of the questions, and serial and digest of the store they are from.
+
+    digest: None = not told.
+    """
 
     verdicts: list[Verdict]
     serial: int
+    digest: str | None = None
 
 
 class Resolver(Protocol):
     """Who answers: a store, or a server."""
 
-    country_code: str
-    """Of the plan that numbers are read in."""
+    plan: Plan
+    """That numbers are read in."""
 
     def resolve(self, texts: list[bytes]) -> Resolved:
         """texts: E.164 digits without `+`. Raises LookupdError when there is nothing to answer from."""

@@ -69,3 +69,6 @@ pub const QUERY_LOG_QUEUE_MAX: usize = 65_536;
 
 /// `DRAIN_SECONDS`: how long a stopping worker goes on answering when its peers do not cease to ask.
 pub const DRAIN_NS: u64 = 2_000_000_000;
+
+/// Bytes of a row of a list; `BATCH_ROW_BYTES_MAX` of Python.
+pub const BATCH_ROW_BYTES_MAX: usize = 64 << 10;

@@ -1,5 +1,6 @@
 //! The module `lookupd._native`: what Python may call. Nothing is decided here.
 
+mod batch;
 mod bulk;
 mod codecs;
 mod load;
@@ -14,6 +15,8 @@ use pyo3::pymodule;
 mod _native {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::batch::{PyBatch, PyScanned, PySeen};
     #[pymodule_export]
     use super::bulk::{LineChunks, pack_numbers, parse_rows, unchanged_blocks};
     #[pymodule_export]

@@ -25,6 +25,12 @@ pub struct PyService {
     inner: Arc<Service>,
 }
 
+impl PyService {
+    pub(super) fn inner(&self) -> Arc<Service> {
+        Arc::clone(&self.inner)
+    }
+}
+
 fn terms(
     store: Option<&PyEnvironment>,
     plan: &PyPlan,
