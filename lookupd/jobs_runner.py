@@ -264,7 +264,7 @@ class Runner:
         """What it says at its end; its input stays open for as long as we live."""
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, RuntimeError):  # uvloop's, of a process that is gone already
             process.stdin.write(msgspec.json.encode(work) + b"\n")
             await process.stdin.drain()
         said = b""

@@ -30,6 +30,8 @@ from lookupd.numbering import load_plan
 PROGRESS_SECONDS = 0.25
 """Between two words of how far it is."""
 
+NO_ROOM = "the disk of batches.path has no room for the result"
+
 
 def main() -> None:
     """One job."""
@@ -64,12 +66,13 @@ def _tell(work: Work) -> Told:
     try:
         return Told(summary=msgspec.to_builtins(_resolve(work, folder)))
     except BatchError as error:
-        on_disk = isinstance(error.__context__, OSError) and is_full(error.__context__)
-        return Told("disk" if on_disk else "input", _without_path(error, folder))
+        if isinstance(error.__context__, OSError) and is_full(error.__context__):
+            return Told("disk", NO_ROOM)
+        return Told("input", _without_path(error, folder))
     except LookupdError as error:
         return Told("store", _without_path(error, folder))
     except OSError as error:
-        return Told("disk" if is_full(error) else "fault", f"the folder of batches: {error.strerror}")
+        return Told("disk", NO_ROOM) if is_full(error) else Told("fault", f"the folder of batches: {error.strerror}")
     except Exception as error:
         traceback.print_tb(error.__traceback__)  # without its words: they may quote the list
         return Told("fault", f"a fault of the program: {type(error).__name__}")
