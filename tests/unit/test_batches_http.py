@@ -124,6 +124,14 @@ async def test_a_packed_list_is_read(loaded: Workbench, kind: str, pack: Any) ->
         assert (await ended(session, job["id"]))["rows"] == 3
 
 
+async def test_a_packed_list_that_breaks_off_fails(loaded: Workbench) -> None:
+    async with site(loaded) as (_, session):
+        job = await upload(session, gzip.compress(LIST * 1000)[:-20], **{"Content-Type": "application/gzip"})
+        told = await ended(session, job["id"], "failed")
+    assert "cannot be unpacked" in told["reason"]
+    assert str(loaded.folder) not in told["reason"]
+
+
 async def test_a_result_is_fetched_in_parts_and_not_twice(loaded: Workbench) -> None:
     async with site(loaded) as (_, session):
         result = (await ended(session, (await upload(session))["id"]))["result"]
