@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from bench import chart, codec, dialects, exchange, load, native, noc, pace, peers, store
+from bench import batch, chart, codec, dialects, exchange, load, native, noc, pace, peers, store
 from bench.budget import Budget, BudgetError, Verdict, cost_section, judge, read_budget
 from bench.dataset import QUERY_SEED, SEED, Dataset, prepare, prepare_first
 from bench.figures import Section, table
@@ -25,7 +25,7 @@ from lookupd.errors import LookupdError
 
 QUICK_NUMBERS = 1_000_000
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("store", "codec", "servers", "budget", "dialects", "exchange", "noc")
+PARTS = ("store", "codec", "servers", "budget", "dialects", "exchange", "noc", "batch")
 HUNDRED_MILLION = 100_000_000
 CHARTED = (native.COST_TITLE, peers.TITLE, *dialects.TITLES)
 
@@ -138,6 +138,7 @@ def _measured(asked: Asked) -> dict[str, Callable[[], list[Section]]]:
         "dialects": lambda: _measure_dialects(asked),
         "exchange": lambda: [exchange.measure(data, exchange.QUICK if quick else exchange.FULL, server, client)],
         "noc": lambda: noc.measure(data, noc.QUICK if quick else noc.FULL, server, client),
+        "batch": lambda: batch.measure(data, batch.QUICK if quick else batch.FULL),
     }
 
 
