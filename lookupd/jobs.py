@@ -186,6 +186,8 @@ class JobFolder:
         self.settings = settings
         self.path = Path(settings.path)
         self._lock: int | None = None
+        self._ended: dict[str, Job] = {}
+        """Jobs that will not change any more: they are read once."""
 
     def prepare(self) -> None:
         """Ours alone to read. Raises OSError."""
@@ -226,8 +228,10 @@ class JobFolder:
 
     def all(self) -> list[Job]:
         """Those that can be read, the oldest first. Raises OSError."""
-        names = (name for name in os.listdir(self.path) if ID.fullmatch(name))
-        found = filter(None, map(self.find, names))
+        names = [name for name in os.listdir(self.path) if ID.fullmatch(name)]
+        known = self._ended
+        found = [job for name in names if (job := known.get(name) or self.find(name)) is not None]
+        self._ended = {job.id: job for job in found if job.end is not None}
         return sorted(found, key=lambda job: (job.order.created_at, job.id))
 
     def find(self, id_: str) -> Job | None:

@@ -698,7 +698,7 @@ JOBS_PIECE_BYTES = 1 << 20
 """Written at once; a client is read no further while the disk takes it."""
 
 JOBS_MAX = 1000
-"""`batches.jobs_max` at most: each look reads all of them, in about 0.1 ms each."""
+"""`batches.jobs_max` at most: each look reads those that have not ended, in about 0.1 ms each."""
 
 JOBS_RUNNING_MAX = 8
 """`batches.running` at most."""

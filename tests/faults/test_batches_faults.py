@@ -272,6 +272,37 @@ def test_folder_that_goes_away_is_told_and_comes_back(loaded: Workbench, tmp_pat
         assert site.wait(site.upload(b"0912345678\n"), "done")["rows"] == 1
 
 
+async def test_result_of_a_job_whose_end_was_not_noted_is_made_again(loaded: Workbench, tmp_path: Path) -> None:
+    """Killed between the two: the result has its name already."""
+    runner = Runner(read_config(Site(loaded, tmp_path / "batches").config), lambda: None)
+    order = put(runner.folder)
+    left = runner.folder.path / order.id / "output.csv"
+    left.write_text("of an earlier run\n")
+    await runner.look()
+    await asyncio.gather(*runner._running.values())
+    job = runner.folder.find(order.id)
+    assert job is not None
+    assert job.end is not None
+    assert job.end.state == "done"
+    assert left.read_text().splitlines()[-1].startswith("0912345678,ported,1402")
+    await runner.close()
+
+
+async def test_clients_have_their_turns(loaded: Workbench, tmp_path: Path) -> None:
+    """One with many jobs does not keep another waiting for all of them."""
+    runner = Runner(read_config(Site(loaded, tmp_path / "batches").config), lambda: None)
+    for _ in range(3):
+        put(runner.folder, "one")
+    late = put(runner.folder, "two")
+    begun: list[str] = []
+    while len(begun) < 4:
+        await runner.look()
+        begun += runner._running
+        await asyncio.gather(*runner._running.values())
+    assert late.id in begun[:2]
+    await runner.close()
+
+
 # -- the folder itself ---------------------------------------------------------------------------------------
 
 
