@@ -744,8 +744,8 @@ BATCH_ROW_BYTES_MAX = 64 << 10
 BATCH_CELL_CHARS_MAX = 64
 """Of a number as people write it, with brackets and blanks; more is text."""
 
-BATCH_READ_BYTES = 4 << 20
-"""Of a list, worked on at a time: some 100,000 rows."""
+BATCH_READ_BYTES = 1 << 20
+"""Of a list, worked on at a time: some 30,000 rows, which take 20 MB with all that is made of them."""
 
 BATCH_TEXT_BYTES_MAX = 64 << 30
 """Of a compressed list when it is unpacked: a bomb ends here, and no list has a billion rows."""

@@ -101,10 +101,9 @@ class _Batch:
         self._offset = 0
 
     def run(self, progress: Callable[[Progress], None]) -> BatchSummary:
-        resumed = self._take_up()
-        pieces = self._pieces(0 if resumed is None else resumed.offset)
-        known = 0
-        for scanned, again in pieces:
+        self._take_up()
+        resumed, known = self._tally.rows, 0
+        for scanned, again in self._pieces(self._offset):
             first_row = self._first_row + (known if again else self._tally.rows)
             written = self._worker.write(scanned, first_row, split=self._split, again=again)
             if written is None:
@@ -116,21 +115,20 @@ class _Batch:
             if not scanned.skipping:
                 self._save()
             progress(self._progress())
-        return self._summary(0 if resumed is None else resumed.tally.rows)
+        return self._summary(resumed)
 
     @property
     def _first_row(self) -> int:
         """Of the data, as a spreadsheet counts."""
         return 2 if self._dialect.with_header else 1
 
-    def _take_up(self) -> Checkpoint | None:
+    def _take_up(self) -> None:
         """Go on from the checkpoint if it fits; otherwise begin anew."""
         found = None if self._path is None else read_checkpoint(self._path, self._task)
         if found is not None and self._outputs.resume(self._dialect.head, found.lengths):
             self._tally, self._started, self._offset = found.tally, found.started, found.offset
-            return found
-        self._outputs.begin(self._dialect.head)
-        return None
+        else:
+            self._outputs.begin(self._dialect.head)
 
     def _pieces(self, known: int) -> Iterator[tuple[Scanned, bool]]:
         """Each piece, and whether it was written before. known: bytes of the text that were."""
