@@ -24,6 +24,7 @@ from lookupd.errors import ConfigError
 from lookupd.jobs import Order, Wishes
 from lookupd.jobs_clock import JobsClock
 from lookupd.limits import JOBS_CLOCK_SECONDS, JOBS_UPLOADS_MAX
+from lookupd.second_look import warnings
 from lookupd.units import format_time
 from tests.conftest import Served, Workbench, serve, wait_until
 
@@ -497,6 +498,17 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, line: str, word: st
     file.write_text(f"[batches]\n{line}\n")
     with pytest.raises(ConfigError, match=word):
         read_config(file)
+
+
+def test_a_folder_that_nobody_may_use_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "lookupd.toml"
+    file.write_text(
+        '[batches]\npath = "/var/lib/lookupd/a-batches"\n[[client]]\nname = "one"\nsources = ["127.0.0.1"]\n'
+    )
+    found = [line for line in warnings(read_config(file)) if line.startswith("batches.path")]
+    assert len(found) == 2
+    assert "nobody may" in found[0]
+    assert "listen.http" in found[1]
 
 
 def test_a_clock_that_jumps_deletes_nothing_until_it_has_lasted() -> None:
