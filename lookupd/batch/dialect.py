@@ -14,7 +14,7 @@ from lookupd.batch.numbers import NotANumber, read_cell
 from lookupd.batch.rows import Row, next_row, quote, unquote
 from lookupd.batch.source import MARK
 from lookupd.errors import BatchError
-from lookupd.limits import BATCH_HEAD_ROWS
+from lookupd.limits import BATCH_HEAD_ROWS, BATCH_ROW_BYTES_MAX
 from lookupd.numbering import Plan
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -53,6 +53,8 @@ def find_dialect(text: bytes, final: bool, encoding: str, options: BatchOptions,
         raise BatchError("--separator |: is half of some characters of Big5: convert the list to UTF-8 first")
     separator = options.separator or _find_separator(text, mark, final, encoding)
     rows = _rows(text, mark, separator, final)
+    if not rows and len(text) > mark:
+        raise BatchError(f"the first row is longer than {BATCH_ROW_BYTES_MAX} bytes: no list of numbers")
     if not rows:
         return Dialect(separator, encoding, 0, 1, mark, text[:mark], b"\n", ADDED_COLUMNS, False)
     _refuse_other_encoding(text, rows, encoding)

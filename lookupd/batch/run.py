@@ -54,8 +54,12 @@ def run_batch(
     options = msgspec.structs.replace(options, split=split is not None)
     _refuse_same_file(source, out, checkpoint)
     try:
-        with Source(source, options.encoding) as opened, Outputs(out, split) as outputs:
-            batch = _Batch(opened, outputs, resolver, options, checkpoint, checkpoint_seconds)
+        with (
+            Source(source, options.encoding) as opened,
+            Outputs(out, split) as outputs,
+            ThreadPoolExecutor(1, "batch") as thread,  # its last piece ends before what it reads is closed
+        ):
+            batch = _Batch(opened, outputs, resolver, options, checkpoint, checkpoint_seconds, thread)
             summary = batch.run(progress)
             if split is not None:
                 write_durably(split / SUMMARY, msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
@@ -86,7 +90,9 @@ class _Batch:
         options: BatchOptions,
         checkpoint: Path | None,
         checkpoint_seconds: float,
+        thread: ThreadPoolExecutor,
     ) -> None:
+        self._thread = thread
         self._source, self._outputs, self._path = source, outputs, checkpoint
         self._every = checkpoint_seconds
         self._task = Task(source.identity, options, resolver.plan.country_code)
@@ -132,12 +138,11 @@ class _Batch:
 
     def _pieces(self, known: int) -> Iterator[tuple[Scanned, bool]]:
         """Each piece, and whether it was written before. known: bytes of the text that were."""
-        with ThreadPoolExecutor(1, "batch") as thread:
-            reader = _Pieces(self._source, self._text, self._dialect.header, self._worker, known)
-            coming = thread.submit(reader.next)
-            while (found := coming.result()) is not None:
-                coming = thread.submit(reader.next)
-                yield found
+        reader = _Pieces(self._source, self._text, self._dialect.header, self._worker, known)
+        coming = self._thread.submit(reader.next)
+        while (found := coming.result()) is not None:
+            coming = self._thread.submit(reader.next)
+            yield found
 
     def _count(self, scanned: Scanned, written: Written, first_row: int) -> None:
         tally = self._tally

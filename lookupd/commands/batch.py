@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from lookupd.commands.common import PATH, carry_out, json_option
+from lookupd.i18n import cells
 from lookupd.i18n import translate as _
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN_EVERY_SECONDS = 0.5
 CHECKPOINT = ".checkpoint"
+NAME_CELLS = 18
+BAD_ROWS_SHOWN = 10
 
 
 @click.command()
@@ -167,7 +170,8 @@ def _show_progress() -> Callable[[Progress], None]:
         shown = time.monotonic()
         share = 100 * progress.bytes_read // max(progress.bytes_total, 1)
         click.echo(
-            _("\r{rows} rows, {share} % read, {seconds} s").format(
+            "\r"
+            + _("{rows} rows, {share} % read, {seconds} s").format(
                 rows=f"{progress.rows:,}", share=min(share, 100), seconds=round(progress.seconds)
             ),
             err=True,
@@ -185,17 +189,16 @@ def _tell(summary: BatchSummary, as_json: bool) -> None:
         click.echo("\r\033[K", err=True, nl=False)
     click.echo(_("{rows} rows in {seconds} s").format(rows=f"{summary.rows:,}", seconds=summary.seconds))
     if summary.resumed:
-        click.echo(_("  went on behind row {rows}").format(rows=f"{summary.resumed:,}"))
-    for name, count in summary.outcomes.items():
-        click.echo(f"  {name:<15}{count:>13,}")
-    for name, count in summary.networks.items():
-        click.echo(f"  {_('network')} {name:<7}{count:>13,}")
+        click.echo("  " + _("went on behind row {rows}").format(rows=f"{summary.resumed:,}"))
+    counts = [*summary.outcomes.items()]
+    counts += [(f"{_('network')} {name}", count) for name, count in summary.networks.items()]
+    if summary.duplicates is not None:
+        counts.append((_("duplicates"), summary.duplicates))
+    for name, count in [*counts, (_("bad rows"), summary.bad)]:
+        click.echo(f"  {name}{' ' * (NAME_CELLS - cells(name))}{count:>13,}")
     if summary.duplicates is None:
-        click.echo(_("  duplicates were not looked for in all rows: there are too many"))
-    else:
-        click.echo(f"  {_('duplicates'):<15}{summary.duplicates:>13,}")
-    click.echo(f"  {_('bad rows'):<15}{summary.bad:>13,}")
-    for row in summary.bad_rows[:10]:
-        click.echo(_("    row {row}: {reason}").format(row=row.row, reason=row.reason))
+        click.echo("  " + _("duplicates were not looked for in all rows: there are too many"))
+    for row in summary.bad_rows[:BAD_ROWS_SHOWN]:
+        click.echo("    " + _("row {row}: {reason}").format(row=row.row, reason=row.reason))
     for span in summary.serials:
-        click.echo(_("  serial {serial} from row {row} on").format(serial=span.serial, row=span.row))
+        click.echo("  " + _("serial {serial} from row {row} on").format(serial=span.serial, row=span.row))

@@ -250,11 +250,13 @@ def test_nul_bytes_are_no_number(batches: Batches) -> None:
     [
         ("a,b\n0912345678,0923456789\n", BatchOptions(), "several columns hold numbers: name it with --column"),
         ("a,b\nx,y\n", BatchOptions(), "no column is seen to hold the numbers: name it with --column; there are: a, b"),
+        ("x" * 70_000 + "\n0912345678\n", BatchOptions(), "the first row is longer than 65536 bytes"),
         ("a,b\nx,y\n", BatchOptions(column="c"), "--column c: no such column; there are: a, b"),
         ("a,b\nx,y\n", BatchOptions(column=3), "--column 3: no such column"),
         ("a\n1\n", BatchOptions(encoding="koi8"), "--encoding koi8: one of"),
         ("a\n1\n", BatchOptions(separator="x"), "--separator 'x': one of"),
     ],
+    ids=["several", "none", "too_long", "no_such_name", "no_such_place", "encoding", "separator"],
 )
 def test_list_that_cannot_be_read_as_asked_is_refused(
     batches: Batches, text: str, options: BatchOptions, said: str

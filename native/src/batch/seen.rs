@@ -33,7 +33,7 @@ struct Part {
 }
 
 impl Seen {
-    /// rows_max: rows behind it are not remembered. factor: any number.
+    /// `rows_max`: rows behind it are not remembered. factor: any number.
     pub fn new(rows_max: u64, factor: u64) -> Seen {
         let parts = (0..1 << PART_BITS).map(|_| Part::default()).collect();
         Seen { parts, factor: (factor | 1) & NUMBER_MASK, rows_max: rows_max.min(ROWS_END - 1) }
@@ -67,7 +67,7 @@ impl Part {
         let (home, stored) = ((rest % slots) as usize, rest / slots);
         for away in 0..AWAY_END {
             let at = (home + away) % self.slots.len();
-            let Some(slot) = self.slots.get_mut(at) else { return None };
+            let slot = self.slots.get_mut(at)?;
             if *slot == 0 {
                 *slot = pack(stored, away, row);
                 self.count += 1;

@@ -74,7 +74,7 @@ impl PyBatch {
         }
     }
 
-    /// The rows of a piece, asked of the newest state; `rest` lets go of it. now: Unix seconds. Raises RuntimeError when
+    /// The rows of a piece, asked of the newest state; `rest` lets go of it. now: Unix seconds. Raises `RuntimeError` when
     /// there is no data to answer from.
     fn scan(&self, py: Python<'_>, piece: Py<PyBytes>, last: bool, skipping: bool, now: u64) -> PyResult<PyScanned> {
         let text = piece.as_bytes(py);
@@ -94,6 +94,7 @@ impl PyBatch {
     }
 
     /// Give odd rows that have a number their answers: place of the row, and digits.
+    #[allow(clippy::needless_pass_by_value)] // a list from Python becomes a vector of ours
     fn resolve(&self, py: Python<'_>, scanned: &PyScanned, numbers: Vec<(usize, Vec<u8>)>) -> PyResult<()> {
         let read = numbers.iter().map(|(place, digits)| {
             let read = self.plan.digits(digits).filter(|found| found.as_bytes() == digits);
