@@ -14,6 +14,7 @@ import msgspec
 from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.http_settings import check_http
+from lookupd.jobs import check_batches
 from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.probe.servers import check_probe
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
@@ -145,6 +146,7 @@ def _check(config: Config) -> None:
     _check_http(config)
     _check_engine(config)
     check_query_log(config)
+    check_batches(config.batches)
     if not 0 < config.pdb.unmapped_carrier_id <= 32_767:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)

@@ -25,8 +25,10 @@ from lookupd.errors import ConfigError, LookupdError
 from lookupd.fastpath.path import Path as FastPath
 from lookupd.fastpath.python import PythonPath
 from lookupd.handover import Message, Predecessor
+from lookupd.jobs_runner import Runner
 from lookupd.limits import STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
+from lookupd.observe.batch_metrics import BatchMetrics
 from lookupd.observe.listener_metrics import ListenerMetrics
 from lookupd.observe.log import log, use_format
 from lookupd.observe.machine_metrics import MachineMetrics
@@ -105,12 +107,14 @@ class Daemon:
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair, self._peer_keys) if peer else None
         self.engine.withdrawn = withdrawn
         self.serving = ServingSeconds(follows=predecessor is not None)
+        self.jobs = Runner(config, self.readiness) if config.batches.path else None
         self.site = self._make_site(engine_name)
         self.secrets = Secrets()
         self.listeners: dict[Key, Listener] = {}
         self.listener_metrics = ListenerMetrics(self.listeners_now)
         self.metrics.add(
             UsageMetrics(self.usages),
+            BatchMetrics(self.jobs),
             self.query_log,
             PairMetrics(self.engine, self.watch),
             MachineMetrics(self.engine, lambda: self.config, self.serving),
@@ -145,6 +149,7 @@ class Daemon:
             vitals=self.vitals,
             tap=self.path.tap,
             engine_name=engine_name,
+            jobs=self.jobs,
         )
 
     def _make_path(self, engine_name: fastpath.EngineName) -> FastPath:
@@ -205,7 +210,7 @@ class Daemon:
     def _keepers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on beside the answers, until one of them fails."""
         always = [self._keep_store, self.vitals.keep, self.usages.keep]
-        return always + ([self.watch.keep] if self.watch is not None else [])
+        return always + [part.keep for part in (self.watch, self.jobs) if part is not None]
 
     async def start(self) -> None:
         """Open the store if it is there, then every listener. Raises ConfigError."""
@@ -282,6 +287,8 @@ class Daemon:
         await self.query_log.close()
         if self.watch is not None:
             await self.watch.close()
+        if self.jobs is not None:
+            await self.jobs.close()
         self.store.close()
         await self.usages.close()
         log("stopped")
@@ -459,7 +466,7 @@ class Daemon:
 
     def _needs_a_new_process(self, config: Config) -> str | None:
         """The first section that differs and that is read only once."""
-        sections = ("replica", "store", "engine", "pdb", "usage")
+        sections = ("replica", "store", "engine", "pdb", "usage", "batches")
         return next((name for name in sections if getattr(config, name) != getattr(self.config, name)), None)
 
     # -- handing over ------------------------------------------------------------------------------------

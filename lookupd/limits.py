@@ -697,6 +697,56 @@ RESTRICTION_EXTENSION_YEARS = 1
 RESTRICTION_WORDS_CHARS_MAX = 64
 """Of an authority's name and of a case number: as much as a notice's reference."""
 
+# -- batches over HTTP -----------------------------------------------------------------------------------
+
+JOBS_UPLOAD_SECONDS = 3600.0
+"""For one upload: the largest by default, 1 GiB, at 2.4 Mbit/s."""
+
+JOBS_UPLOADS_MAX = 4
+"""At a time, of all clients: each holds a connection and `JOBS_PIECE_BYTES` of memory."""
+
+JOBS_PIECE_BYTES = 1 << 20
+"""Written at once; a client is read no further while the disk takes it."""
+
+JOBS_MAX = 1000
+"""`batches.jobs_max` at most: each look reads those that have not ended, in about 0.1 ms each."""
+
+JOBS_RUNNING_MAX = 8
+"""`batches.running` at most."""
+
+JOBS_LOOK_SECONDS = 1.0
+"""Between two looks for work: a job that is due starts within it."""
+
+JOBS_NAME_CHARS_MAX = 100
+"""Of what a client calls its job, of a column and of an encoding."""
+
+JOBS_KEY_CHARS_MAX = 255
+"""Of an Idempotency-Key: a UUID has 36."""
+
+JOBS_AHEAD_SECONDS = 31 * 86_400
+"""How far ahead a job may be scheduled: an upload must not lie for years."""
+
+JOBS_STARTS_MAX = 5
+"""Of a job whose process was killed: one that is killed so often has too little memory."""
+
+JOBS_AGAIN_SECONDS = 5.0
+"""Before it is begun again; doubled each time."""
+
+JOBS_END_SECONDS = 5.0
+"""That a process that is killed may take to be gone: a disk that hangs holds it longer."""
+
+JOBS_TOLD_BYTES_MAX = 4 << 20
+"""Of what a job's process says at its end: its summary is below 100 kB."""
+
+JOBS_FILE_BYTES_MAX = 8 << 20
+"""What is read of a small file in a job's folder."""
+
+JOBS_CLOCK_SECONDS = 3600.0
+"""How long a jump of the wall clock beyond `limits.clock_step` must last before results are deleted by it."""
+
+JOBS_LEFT_SECONDS = 60.0
+"""After which an upload that nobody receives is one that a crash left."""
+
 # -- batches ---------------------------------------------------------------------------------------------
 
 BATCH_ROW_BYTES_MAX = 64 << 10

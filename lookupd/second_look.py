@@ -23,7 +23,7 @@ EXAMPLE_RN = "00000"
 def warnings(config: Config) -> list[str]:
     """One sentence each, with the setting before it. The configuration has been checked."""
     found = [*_of_listeners(config), *_of_peer(config), *_of_clients(config), *_of_https(config)]
-    found += _of_settlement(config)
+    found += [*_of_settlement(config), *_of_batches(config)]
     for where, enum in _served(config, "enum", lambda client: client.enum):
         found += _of_enum(where, enum, config)
     for where, sip in _served(config, "sip", lambda client: client.sip):
@@ -56,6 +56,14 @@ def _of_peer(config: Config) -> Iterator[str]:
         yield "replica.peer: is watched, but cannot watch us: listen.http names no listener"
     elif not any(client.peer for client in config.clients):
         yield "replica.peer: is watched, but cannot watch us: no [[client]] has peer = true"
+
+
+def _of_batches(config: Config) -> Iterator[str]:
+    may = any("batch" in client.may for client in config.clients)
+    if config.batches.path and not may:
+        yield 'batches.path: nobody may use it: no [[client]] has may = [..., "batch"]'
+    if config.batches.path and not config.listen.http_urls:
+        yield "batches.path: is set, but listen.http names no listener"
 
 
 def _of_clients(config: Config) -> Iterator[str]:

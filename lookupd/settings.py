@@ -124,9 +124,9 @@ class EngineSettings(Section, frozen=True):
         return self.threads or min(len(os.sched_getaffinity(0)), ENGINE_THREADS_MAX)
 
 
-Permission = Literal["query", "status", "history"]
+Permission = Literal["query", "status", "history", "batch"]
 """What a client may ask for over HTTP: numbers; how the replica is, and metrics; the past of numbers,
-which is personal data (NPR article 34)."""
+which is personal data (NPR article 34); lists of numbers as jobs, whose files lie on our disk."""
 
 
 class ClientSettings(Section, frozen=True):
@@ -280,6 +280,19 @@ class QueryLogSettings(Section, frozen=True):
     free_min: Size = Size(256 << 20)
 
 
+class BatchesSettings(Section, frozen=True):
+    """Lists of numbers as jobs, over HTTP. path: a folder of its own; empty = not served. keep: how long a result is,
+    after its end. jobs_max: of one client, kept at a time. bytes_max: of one upload. running: at a time. free_min: of
+    the disk, which uploads and results leave alone."""
+
+    path: str = ""
+    keep: Duration = Duration(7 * 86_400)
+    jobs_max: int = 100
+    bytes_max: Size = Size(1 << 30)
+    running: int = 1
+    free_min: Size = Size(1 << 30)
+
+
 class LogSettings(Section, frozen=True):
     """What goes to stderr. format: `event key=value`, or a JSON object a line."""
 
@@ -314,7 +327,7 @@ class ProbeSettings(Section, frozen=True):
 
 
 LOCAL_CLIENT = ClientSettings(
-    name="local", sources=("127.0.0.0/8", "::1/128"), peer=True, may=("query", "status", "history")
+    name="local", sources=("127.0.0.0/8", "::1/128"), peer=True, may=("query", "status", "history", "batch")
 )
 
 
@@ -337,6 +350,7 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     usage: UsageSettings = UsageSettings()
     settlement: SettlementSettings = SettlementSettings()
     query_log: QueryLogSettings = QueryLogSettings()
+    batches: BatchesSettings = BatchesSettings()
     log: LogSettings = LogSettings()
     probe: ProbeSettings = ProbeSettings()
     feeds: dict[str, FeedSettings] = {}

@@ -132,6 +132,7 @@ def everything(bench: Workbench, made: Certificates, port: int) -> str:
         f'[replica]\nname = "a"\npeer = "https://127.0.0.1:{port}"\npeer_ca = "{made.authority}"\n'
         f'peer_certificate = "{made.certificate}"\npeer_key = "{made.key}"\n'
         f'[http]\ncertificate = "{made.certificate}"\nkey = "{made.key}"\nclient_ca = "{made.authority}"\n'
+        f'[batches]\npath = "{bench.folder}/batches"\n'
         f'[query_log]\npath = "{bench.folder}/queries.log"\n'
         '[[client]]\nname = "local"\naccount = "noc"\nsources = ["127.0.0.0/8"]\n'
     )

@@ -44,6 +44,7 @@ AREAS = {
     "LK23": "The fleet's relay",
     "LK24": "A replica of a fleet",
     "LK25": "The probe",
+    "LK26": "Batches",
 }
 
 EVENTS: dict[str, Event] = {
@@ -335,6 +336,24 @@ EVENTS: dict[str, Event] = {
         "Keep the file: what it has is not in reports any more.",
     ),
     "probe_saved_again": Event("LK2506", "info", _fields("path"), "It is saved again, with what waited."),
+    "batch_accepted": Event("LK2601", "info", _fields("client job bytes"), "An uploaded list is a job now."),
+    "batch_done": Event(
+        "LK2602", "info", _fields("client job rows bad duplicates seconds"), "It has a result, to be fetched."
+    ),
+    "batch_failed": Event(
+        "LK2603", "error", _fields("client job cause reason"),
+        "A job has no result. `input` is its list's fault, and told to its client alone.", "See the reason.",
+        "batches.md",
+    ),
+    "batch_cancelled": Event("LK2604", "info", _fields("client job"), "Its client wants no result."),
+    "batch_deleted": Event(
+        "LK2605", "info", _fields("client job bytes why"), "Its list, its result and all else of it are deleted."
+    ),
+    "batches_unusable": Event(
+        "LK2606", "error", _fields("reason"), "The folder of batches cannot be used: none is taken, and none runs.",
+        "See the reason: a folder above it that is missing, its rights, the disk.", "batches.md",
+    ),
+    "batches_usable": Event("LK2607", "info", _fields("path"), "It can be used again."),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from lookupd.settings import Config, Permission
 
 if TYPE_CHECKING:
     from lookupd.access import Client
+    from lookupd.jobs_runner import Runner
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
     from lookupd.tap import Tap
@@ -59,10 +60,11 @@ class Site:
         vitals: VitalSigns,
         tap: Tap,
         engine_name: str,
+        jobs: Runner | None,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
         each batch of `engine.resolve`. store: for states of one's own, pinned longer. watch: on the peer, if there is
-        one. tap: for the query log."""
+        one. tap: for the query log. jobs: lists of numbers, if they are served."""
         self.engine = engine
         self.metrics = metrics
         self.config, self.config_path = config, config_path
@@ -72,6 +74,7 @@ class Site:
         self.vitals = vitals
         self.tap = tap
         self.engine_name = engine_name
+        self.jobs = jobs
 
 
 def client_of(request: web.Request) -> Client:
@@ -92,10 +95,12 @@ def json_response(told: object, *, status: int = 200, headers: Mapping[str, str]
 def routes(site: Site) -> list[Route]:
     """Everything but what each listener has by itself: metrics and health."""
     from lookupd.web import openapi, page
+    from lookupd.web.batches import Batches
     from lookupd.web.imsis import ImsiQueries
     from lookupd.web.messages import Messages
     from lookupd.web.numbers import Numbers
     from lookupd.web.state import State
 
-    of_data = (*site.store.routes(), *Numbers(site).routes(), *ImsiQueries(site).routes(), *State(site).routes())
+    of_numbers = (*Numbers(site).routes(), *ImsiQueries(site).routes(), *Batches(site).routes())
+    of_data = (*site.store.routes(), *of_numbers, *State(site).routes())
     return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]

@@ -69,6 +69,8 @@ def _security() -> Schema:
 
 
 def _schemas() -> Schema:
+    from lookupd.web import openapi_batches
+
     (_, vitals), found = msgspec.json.schema_components(
         [AnswerView, Vitals], ref_template="#/components/schemas/{name}"
     )
@@ -90,6 +92,7 @@ def _schemas() -> Schema:
         "Feed": _feed(),
         "Feeds": _feeds(),
         "Entry": _entry(),
+        "Batch": openapi_batches.batch(),
     }
 
 
@@ -179,6 +182,8 @@ def _entry() -> Schema:
 
 
 def _paths() -> Schema:
+    from lookupd.web import openapi_batches
+
     return {
         "/v1/numbers/{number}": {
             "get": _operation(
@@ -213,6 +218,7 @@ def _paths() -> Schema:
         },
         "/v1/journal": {"get": _journal()},
         "/v1/openapi.json": {"get": _operation("This document", _OBJECT)},
+        **openapi_batches.paths(),
     }
 
 
@@ -269,12 +275,15 @@ _STATUS_WORDS = {
     400: "Not what can be asked; the error says why.",
     401: "Beyond loopback: without a token or a certificate.",
     403: "The client is on no list, or may not ask for this.",
-    404: "Before the kept history.",
+    404: "Before the kept history; no such batch.",
     408: "The body stopped coming.",
+    409: "Not in this state; or the same upload is under way.",
     413: "Too much at once.",
     415: "A body of another kind.",
-    429: "Over the client's rate; Retry-After says when to ask again.",
+    422: "The same key was used for something else; or a time too far ahead.",
+    429: "Over the client's rate, or its number of batches; Retry-After says when to ask again.",
     503: "No data to answer from; Retry-After says when to ask again.",
+    507: "The disk has no room.",
 }
 
 

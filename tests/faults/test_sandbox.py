@@ -67,7 +67,8 @@ def run(unit: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     [
         ("print('fine')", 0),
         ("import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)", 0),
-        ("import os; os.setpriority(0, 0, 5)", -signal.SIGSYS),
+        ("import os; os.setpriority(0, 0, 19)", 0),
+        ("import os; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", -signal.SIGSYS),
         ("import os, sys; os.chown(sys.argv[1], 0, 0)", -signal.SIGSYS),
         ("import ctypes; ctypes.CDLL(None).mount(0, 0, 0, 0, 0)", -signal.SIGSYS),
         ("import os, sys; os.chmod(sys.argv[1], 0o2750)", 1),
@@ -81,6 +82,19 @@ def test_sandbox_is_one(tmp_path: Path, code: str, end: int) -> None:
     """Else what follows would prove nothing."""
     done = run("lookupd@.service", tmp_path, code)
     assert done.returncode == end, done.stderr
+
+
+def test_process_of_a_batch_needs_nothing_that_its_unit_forbids(loaded: Workbench) -> None:
+    http = free_port()
+    batches = f'[batches]\npath = "{loaded.folder}/batches"\nfree_min = "1MiB"\n'
+    config = loaded.config(batches, f'http = "http://127.0.0.1:{http}"')
+    log = loaded.folder / "daemon.log"
+    with confined("lookupd@.service", log, "-m", "lookupd.cli", "serve", "--config", config) as daemon:
+        wait_until(lambda: "serving" in log.read_text() or daemon.poll() is not None, 20)
+        body, headers = b"0912345678\n", {"Content-Type": "text/csv"}
+        request = urllib.request.Request(f"http://127.0.0.1:{http}/v1/batches", body, headers)
+        assert urllib.request.urlopen(request, timeout=10).status == 201
+        wait_until(lambda: "batch_done" in log.read_text() or daemon.poll() is not None, 20)
 
 
 def test_daemon_needs_nothing_that_its_unit_forbids(each_engine: str, loaded: Workbench) -> None:

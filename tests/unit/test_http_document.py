@@ -27,6 +27,7 @@ BASE = "http://127.0.0.1:9474"
 VARYING = {
     "age_seconds", "now", "started_at", "uptime_seconds", "version", "engine", "queries_per_second", "by_dialect",
     "outcomes", "over_seconds", "reply_p50_seconds", "reply_p99_seconds",
+    "id", "created_at", "ended_at", "expires_at", "result", "results", "started", "seconds",
 }  # fmt: skip
 """Fields whose values nobody can know before."""
 
@@ -78,7 +79,8 @@ def prepare(workbench: Workbench, title: str) -> Path:
     workbench.delta({"kind": "return", "tn": "886912345679", "ref": "R-7"}, sequence=2, now=RETURNED_AT)
     if "restrict" in title:
         workbench.restrict(886923456789, RESTRICTED_AT)
-    return workbench.config("", 'http = "http://127.0.0.1:0"')
+    batches = f'[batches]\npath = "{workbench.folder}/batches"\nfree_min = "1MiB"\n'
+    return workbench.config(batches, 'http = "http://127.0.0.1:0"')
 
 
 def known(told: str) -> Any:
@@ -140,6 +142,9 @@ def test_first_configuration_is_accepted(tmp_path: Path) -> None:
         f"| an array | {limits.HTTP_ARRAY_NUMBERS_MAX:,} numbers, {limits.HTTP_ARRAY_BYTES_MAX:,} bytes |",
         f"Up to {limits.HTTP_LINES_PER_SLICE} lines are answered from one state",
         f"`limit` is from 1 to {limits.HTTP_ENTRIES_MAX}, 100 if it is left out",
+        f"| uploads at a time | {limits.JOBS_UPLOADS_MAX} |",
+        f"`batches.bytes_max`, {limits.JOBS_UPLOAD_SECONDS:,.0f} s",
+        f"at most {limits.JOBS_AHEAD_SECONDS // 86_400} days ahead",
         f"A request reads at most {limits.HTTP_ENTRIES_SCANNED_MAX:,} entries",
     ],
 )
@@ -153,5 +158,8 @@ def test_bound_on_the_page_is_the_bound_in_force(sentence: str) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.title for example in EXAMPLES])
 async def test_example_prints_what_the_page_says(workbench: Workbench, example: Example) -> None:
     async with serve(prepare(workbench, example.title)) as served:
+        assert served.daemon.jobs is not None
+        keeper = asyncio.create_task(served.daemon.jobs.keep())
         for command, expected in example.runs:
             assert known(await run(command, served.port("http", "http"))) == known(expected), command
+        keeper.cancel()
