@@ -18,6 +18,7 @@ from lookupd.batch.numbers import NotANumber, read_cell
 from lookupd.batch.resolvers import StoreResolver
 from lookupd.errors import BatchError
 from lookupd.limits import BATCH_ROW_BYTES_MAX
+from lookupd.units import format_time
 from tests.conftest import PLAN, Workbench, free_port, run_cli, run_daemon
 
 MIB = 1 << 20
@@ -123,6 +124,21 @@ def test_row_comes_back_as_it_was_with_its_answer_behind(batches: Batches) -> No
         {"1401": 2, "1402": 1},
     )
     assert (summary.serial, summary.bad, summary.duplicates) == (3, 0, 0)
+
+
+def test_row_tells_the_kind_of_the_restriction_that_is_in_force(loaded: Workbench, batches: Batches) -> None:
+    now = int(time.time())
+    placed = {"kind": "restrict", "authority": "NPA", "notified_at": format_time(now - 60)}
+    loaded.delta(
+        placed | {"tn": "886912345678", "case": "1", "measure": "alert"},
+        placed | {"tn": "886912345678", "case": "2", "measure": "limit"},
+        placed | {"tn": "886911111100", "tn_to": "886911111111", "case": "3", "measure": "no_roaming"},
+        placed | {"tn": "886923456789", "case": "4", "measure": "stop", "from": format_time(now + 1000)},
+        sequence=2,
+    )
+    out, _ = batches.run("n\n0912345678\n0911111111\n0923456789\n0911111112\n")
+    told = [(row["outcome"], row["restriction"]) for row in csv.DictReader(io.StringIO(out.decode()))]
+    assert told == [("ported", "limit"), ("not_ported", "no_roaming"), ("ported", ""), ("not_ported", "")]
 
 
 def test_bad_row_stays_in_its_place_and_is_told(batches: Batches) -> None:
