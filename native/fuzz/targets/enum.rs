@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use lookupd_native::limits::{DNS_ADDITIONAL_MAX, DNS_ANSWER_BYTES_MAX, DNS_MESSAGE_BYTES_MAX};
-use lookupd_native::model::{Drop, Outcome, Route};
+use lookupd_native::model::{Drop, InForce, Measure, Outcome, Route};
 use lookupd_native::protocols::dns::{self, Fault, Filling, Query, Rcode, Reply};
-use lookupd_native::protocols::enum_dns::{Asked, Profile, Settings, Tell, Version};
+use lookupd_native::protocols::enum_dns::{Asked, Profile, Settings, TOLD_BYTES_MAX, Tell, Version};
 use lookupd_native::protocols::tel_parameters::{Parameters, Unported};
 
 static PROFILES: LazyLock<[Profile; 3]> = LazyLock::new(|| {
@@ -90,9 +90,10 @@ fn check_number(profile: &Profile, query: &Query<'_>, bytes_max: usize) {
         pdb_carrier_id: None,
         own: true,
     };
-    let mut room = [0; 12];
+    let mut room = [0; TOLD_BYTES_MAX];
     let version = Version { serial: 3, age_seconds: Some(42) };
-    let option = profile.option(version, &mut room);
+    let held = InForce { measure: Measure::Stop, until: 1_858_000_000 };
+    let option = profile.option(version, Some(held), &mut room);
     for route in [route(Some("D0401"), "1401"), route(None, "1401"), route(Some(&"1".repeat(200)), "ZAIN")] {
         for outcome in [Outcome::Ported, Outcome::NotPorted] {
             let Ok(Some(parts)) = profile.parts(outcome, Some(&route)) else { continue };
