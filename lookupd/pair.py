@@ -206,7 +206,7 @@ def judge(ours: StoreState, theirs: StoreState) -> Evidence | None:
     if bool(our_steps) == bool(their_steps):
         return Evidence(Verdict.UNDECIDED, "both were changed outside the feed" if our_steps else "no change tells why")
     steps = our_steps or their_steps
-    what = "tables loaded on one side only" if steps == {TABLES} else "changed outside the feed"
+    what = "tables or restrictions of one side only" if steps == {TABLES} else "changed outside the feed"
     return Evidence(
         Verdict.WE if our_steps else Verdict.THEY, f"{_here(bool(our_steps))} {what}", tables=steps == {TABLES}
     )

@@ -295,7 +295,7 @@ def test_tables_loaded_on_one_side_only_are_told_and_waited_for(running: tuple[R
     wait_until(lambda: a.state() == "differs", FOUND_SECONDS)
     assert not a.is_back()  # the other one may be about to fetch them
     wait_until(a.is_back, TABLES_SECONDS)
-    assert a.readiness().endswith("this replica: tables loaded on one side only")
+    assert a.readiness().endswith("this replica: tables or restrictions of one side only")
     assert not b.is_back()
     b.bench.load_tables(renamed, RANGES)
     wait_until(lambda: a.readiness() == "ready", 5)

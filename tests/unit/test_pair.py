@@ -77,7 +77,7 @@ def test_nobody_to_compare_with_is_alone() -> None:
         (["file:D", "hand:E"], ["file:D"], Verdict.WE, "this replica: changed outside the feed"),
         (["file:D"], ["file:D", "hand:E"], Verdict.THEY, "the peer: changed outside the feed"),
         (["file:D", "hand:E", "file:F"], ["file:D", "file:G"], Verdict.WE, "this replica: changed outside the feed"),
-        (["file:D", "tables:E"], ["file:D"], Verdict.WE, "this replica: tables loaded on one side only"),
+        (["file:D", "tables:E"], ["file:D"], Verdict.WE, "this replica: tables or restrictions of one side only"),
         (["file:D", "tables:E", "hand:F"], ["file:D"], Verdict.WE, "this replica: changed outside the feed"),
         (["file:D", "hand:E"], ["file:D", "hand:F"], Verdict.UNDECIDED, "both were changed outside the feed"),
         (["file:D", "file:E"], ["file:D", "file:F"], Verdict.UNDECIDED, "no change tells why"),
