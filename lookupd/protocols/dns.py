@@ -207,7 +207,7 @@ def encode_reply(
         less = _encode(query, rcode, msgspec.structs.replace(sections, extra=b"", extra_count=0), flags)
         if len(less) <= bytes_max:
             return less
-    # A question and an OPT fit every bound: they are no longer than what was asked, but for our option of 12 bytes.
+    # A question and an OPT fit every bound: they are no longer than what was asked, but for our options of 24 bytes.
     return _encode(query, rcode, Sections(option=sections.option), flags | TC)
 
 

@@ -60,7 +60,7 @@ impl Counts {
         self.cells[OTHER] += 1;
     }
 
-    /// So many look-ups met a damaged block or a missing route.
+    /// So many look-ups met a damaged block, or a route or restriction that is missing.
     pub fn unreadable(&mut self, lookups: u64) {
         self.cells[UNREADABLE] += lookups;
     }
@@ -103,7 +103,7 @@ impl Counts {
         self.cells[OTHER]
     }
 
-    /// Look-ups that met a damaged block or a missing route.
+    /// Look-ups that met a damaged block, or a route or restriction that is missing.
     pub fn unreadable_lookups(&self) -> u64 {
         self.cells[UNREADABLE]
     }

@@ -279,7 +279,7 @@ impl Engine {
         Located { digits, block }
     }
 
-    /// What the store says of a located number. A damaged block, or a missing route, is `unavailable`.
+    /// What the store says of a located number. A damaged block, or a route or restriction that is missing, is `unavailable`.
     pub fn find<'e>(&'e self, located: &Located<'e>) -> Found<'e> {
         let Some(reader) = self.reader.as_ref().filter(|_| self.usable) else {
             return Found::nothing(Outcome::Unavailable);
@@ -387,7 +387,7 @@ impl Engine {
         }
     }
 
-    /// Queries that met a damaged block or a missing route since this was last asked.
+    /// Queries that met a damaged block, or a route or restriction that is missing since this was last asked.
     pub fn take_unreadable(&self) -> u64 {
         self.unreadable.take()
     }

@@ -195,12 +195,14 @@ def _restrictions(rng: random.Random, block: int, entries: bytes) -> Iterator[tu
             continue
         draw = rng.random()
         for case in range(0 if draw < 0.02 else rng.choice((1, 1, 2, 3))):
-            begins_at = CONFIRMED_AT + rng.choice((-1000, -10, 50, 5000))
-            until = begins_at + rng.choice((5, 500, 10**8))
+            begins_at = CONFIRMED_AT + rng.choice((-1000, -1000, -10, 50, 5000))
+            until = begins_at + rng.choice((5, 500, 10**8, 10**8))
             span = rng.choice((0, 0, 1, 300, 2500))
+            # Ranges do not hide the others.
+            measure = Measure.ALERT if span > 1 else rng.choice((Measure.STOP, *Measure))
             begin = first + offset - rng.randint(0, span)
             it = Restriction(
-                Target.NUMBER, begin, begin + span, "NPA", f"{offset}-{case}", rng.choice(list(Measure)),
+                Target.NUMBER, begin, begin + span, "NPA", f"{offset}-{case}", measure,
                 UnixSeconds(begins_at), UnixSeconds(until),
             )  # fmt: skip
             if it.last < first + offset:

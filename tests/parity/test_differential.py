@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from lookupd.fastpath.batch import Peer
 if missing := native_missing():
     pytest.skip(missing, allow_module_level=True)
 
-from lookupd.model import TN, Outcome
+from lookupd.model import TN, Measure, Outcome
 from lookupd.profiles import SipSettings
 from lookupd.protocols import dns, enum_dns, npq, pdb, sip
 from tests.parity import differential, enum_messages, sip_messages
@@ -54,6 +55,7 @@ def test_ten_million_messages_are_answered_alike(capsys: pytest.CaptureFixture[s
 def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     """The messages are worth asking: what they never reach is not compared."""
     met: dict[str, set[str]] = {dialect: set() for dialect in differential.SERVED}
+    restricted: dict[str, set[bytes]] = {dialect: set() for dialect in ("sip", "enum")}
     for chunk in range(120):
         rng = np.random.default_rng([1, chunk])
         scenario = pick(rng)
@@ -61,12 +63,16 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
         messages = opened.pools[scenario.dialect].take(rng, 5000)
         for now, now_ns, peer, batch in differential.batches(rng, scenario, messages):
             both.begin(now)
-            both.ask(batch, now_ns, peer)
+            replies = both.ask(batch, now_ns, peer)[1]
+            if scenario.dialect in restricted:
+                restricted[scenario.dialect] |= {told for reply, _ in replies for told in _restrictions(reply or b"")}
         counts = both.counts()[1]
         for name in ("answered", "refused", "dropped", "unreadable", "odd", "other"):
             counted: Any = counts[name]
             values: list[int] = counted if isinstance(counted, list) else [counted]
             met[scenario.dialect] |= {f"{name} {at}" for at, value in enumerate(values) if value}
+    assert restricted["sip"] == {measure.label.encode() for measure in Measure}
+    assert len(restricted["enum"]) >= 2  # fewer of its clients are told
     answered = {
         f"answered {int(outcome)}" for outcome in Outcome if outcome not in {Outcome.REFUSED, Outcome.UNAVAILABLE}
     }
@@ -74,6 +80,13 @@ def test_messages_meet_every_outcome_and_every_reason(opened: Opened) -> None:
     assert met["enum"] == met["npq"] - {"dropped 5"} | {"other 0"}
     assert met["sip"] == met["npq"] | {"other 0"}
     assert met["pdb"] == answered | {"refused 1", "odd 0", *(f"dropped {at}" for at in (0, 1, 2, 4)), "unreadable 0"}
+
+
+def _restrictions(reply: bytes) -> list[bytes]:
+    """The measures that a reply of sip or enum tells."""
+    return re.findall(rb"X-Lookupd-Restriction: ([a-z_]+); until=[0-9]+\r\n", reply) + re.findall(
+        rb"\xfd\xea\x00\x08([\x01-\x04])\0\0\0", reply, re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("fault", ["a byte", "a silence", "a count", "a record"])

@@ -493,7 +493,7 @@ impl<'o> Reply<'o> {
             self.extras = 0;
         }
         if self.len() + opt_bytes > bytes_max {
-            // A question and an OPT fit every bound: no longer than what was asked, but for our option of 12 bytes.
+            // A question and an OPT fit every bound: no longer than what was asked, but for our options of 24 bytes.
             self.out.truncate(self.question_end);
             (self.answers, self.authorities) = (0, 0);
             self.cut();
