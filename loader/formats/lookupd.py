@@ -78,7 +78,7 @@ class NoticeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
 
     kind: str
     notified_at: str
-    tn: str | None = None
+    tn: str | msgspec.UnsetType = msgspec.UNSET
     tn_to: str | None = None
     recipient: str | None = None
     routing_number: str | None = None
@@ -115,7 +115,7 @@ def parse_notice(line: bytes) -> Notice:
         raise ValueError(f"kind {row.kind[:40]!r}: it is one of {', '.join(NoticeKind)}")
     if kind in OF_RESTRICTIONS:
         return _restriction_notice(kind, row)
-    if row.tn is None:
+    if isinstance(row.tn, msgspec.UnsetType):
         raise ValueError("not a notice: Object missing required field `tn`")
     refuse_keys(kind, row)
     tn = tn_to = _tn("tn", row.tn)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lookupd.limits import RANGE_NUMBERS_MAX, RESTRICTION_WORDS_CHARS_MAX
 from lookupd.model import Measure, NoticeKind, RestrictionTerms, Target, UnixSeconds
 from lookupd.numbering import parse_tn
@@ -42,7 +44,9 @@ def parse_terms(kind: NoticeKind, row: NoticeLine) -> RestrictionTerms:
             raise ValueError(f"a {kind} has no {name.rstrip('_')}")
     if kind is NoticeKind.RESTRICT and row.measure is None:
         raise ValueError(f"measure is missing: one of {', '.join(_MEASURES)}")
-    target, first, last = parse_target(row.tn, row.tn_to, row.imsi, row.imsi_to)
+    target, first, last = parse_target(
+        None if isinstance(row.tn, msgspec.UnsetType) else row.tn, row.tn_to, row.imsi, row.imsi_to
+    )
     return RestrictionTerms(
         target,
         first,
