@@ -273,7 +273,7 @@ impl<'m> Start<'m> {
         Self {
             method: Cow::Borrowed(method),
             uri: Cow::Borrowed(uri),
-            is_sound: is_sip && is_token(method) && !has(line, |byte| byte < b' '),
+            is_sound: is_sip && is_token(method) && !uri.is_empty() && !has(line, |byte| byte < b' '),
             is_other_version: is_sip && version.get(4..) != Some(b"2.0"),
         }
     }

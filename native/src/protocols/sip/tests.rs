@@ -100,6 +100,7 @@ fn each_fault_has_its_status() {
         (0, Some("INVITE sip:a@b sip/2.0"), Ok(0)),
         (0, Some("INVITE sip:a@b\r\n SIP/2.0"), Ok(0)),
         (0, Some("INVITE  sip:a@b SIP/2.0"), Ok(400)),
+        (0, Some("INVITE  SIP/2.0"), Ok(400)),
         (0, Some("INVITE sip:a@b HTTP/1.1"), Ok(400)),
         (0, Some("INVITE sip:\ta@b SIP/2.0"), Ok(400)),
         (0, Some("SIP/2.0 200 OK"), Err(Drop::NotAQuery)),
