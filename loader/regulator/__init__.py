@@ -1,0 +1,1 @@
+"""What the regulator is told: the half-yearly figures (NPR articles 10, 18), the monthly exchange file (article 24)."""
