@@ -12,9 +12,11 @@ from typing import Literal
 
 import msgspec
 
+from loader import refusals
 from loader.durable import write_whole
 from loader.exchange_metrics import FeedMetrics
 from loader.formats import Step
+from loader.refusals import Refusal
 from loader.sources import Source
 from lookupd.errors import FeedError, Rejected, SourceError
 from lookupd.model import Receipt, UnixMillis
@@ -133,6 +135,9 @@ class Acknowledger:
         """Keep a refusal, with its lines; 0 = the file as a whole."""
         lines = error.rejections if isinstance(error, Rejected) else [(0, str(error))]
         told = [Rejection(line, reason) for line, reason in lines]
+        earlier = self._folder.read(step.name)
+        if earlier is None or earlier.result != "rejected" or earlier.rejected != told:  # not the same word once more
+            self._note_refusal(step, lines, received_at)
         self._keep(step.name, self._word(step, "rejected", received_at, None, told))
 
     def tell_visible(self, serial: int, receipt: Receipt) -> None:
@@ -210,10 +215,20 @@ class Acknowledger:
             self._feed, step.type, step.sequence, self._replica, *times, result, rejected=rejected or []
         )
 
+    def _note_refusal(self, step: Step, lines: list[tuple[int, str]], received_at: UnixMillis) -> None:
+        at = str(format_millis(received_at))
+        try:
+            refusals.append(self._spool, Refusal(at, self._feed, step.type, step.sequence, step.name, tuple(lines)))
+        except OSError as error:
+            raise self._full(error) from None
+
+    def _full(self, error: OSError) -> SourceError:
+        return SourceError(f"spool {self._spool}: {error.strerror}: free space on it")
+
     def _keep(self, data_name: str, acknowledgement: Acknowledgement) -> None:
         try:
             content = self._folder.write(data_name, acknowledgement)
         except OSError as error:
-            raise SourceError(f"spool {self._spool}: {error.strerror}: free space on it") from None
+            raise self._full(error) from None
         if self._style != "no":
             self._waiting[self._folder.name(data_name)] = content

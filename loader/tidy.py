@@ -1,14 +1,14 @@
 """What may leave the spool: files of steps that a newer snapshot in it contains, once they are old enough.
 
 Everything from the newest applied snapshot on stays, however old: damaged blocks are mended from it, and some
-formats read later files by it. Acknowledgements stay as long as the history does.
+formats read later files by it. Acknowledgements and refusals stay as long as the history does.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from loader.acknowledge import FOLDER
+from loader import acknowledge, refusals
 from loader.files import parse_file_name
 from loader.formats import Format
 from lookupd.observe.log import log
@@ -30,7 +30,8 @@ def tidy(spool: Path, format: Format, position: int, before_ns: int, acks_before
         for path in _files(spool / CONVERTED)
         if (named := parse_file_name(path.name)) and named.sequence < newest and _remove(path, before_ns)
     ]
-    gone += [path.name for path in _files(spool / FOLDER) if _remove(path, acks_before_ns)]
+    for folder in (acknowledge.FOLDER, refusals.FOLDER):
+        gone += [path.name for path in _files(spool / folder) if _remove(path, acks_before_ns)]
     if gone:
         log("spool_tidied", spool=spool, files=len(gone))
     return gone

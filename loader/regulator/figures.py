@@ -61,8 +61,8 @@ class NoticeMonth(msgspec.Struct, frozen=True):
     numbers: int
     breached: int
     superseded: int
-    rejected: int
-    failed: int
+    rejected: int | None
+    failed: int | None
     failure_rate: float | None
 
 
