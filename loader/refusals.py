@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from lookupd.errors import Rejected
 from lookupd.model import UnixMillis, UnixSeconds
 from lookupd.units import format_millis, parse_millis
 
@@ -34,6 +35,9 @@ class Refusal(msgspec.Struct, frozen=True):
     def lines(self) -> int:
         """Notices that were refused by themselves; those beside them in the file only wait."""
         return sum(line > 0 for line, _ in self.rejected) if self.type == "delta" else 0
+
+
+LINES_TOLD_MAX = Rejected.TOLD_MAX
 
 
 class Damaged(msgspec.Struct, frozen=True):

@@ -99,29 +99,48 @@ COLUMNS = (
 )
 
 
-def clocked_notices(reader: Reader, month: Month, limits: Limits) -> Iterator[ClockedNotice]:
-    """Every notice that became visible in the month, by serial. Corrections from a reconciliation have no clock."""
-    receipts = list(reader.receipts())
-    of_delta = {(r.feed, r.sequence): r for _, r in receipts if r.type == "delta"}
-    at = 0
-    for serial, entry, _ in reader.journal():
+class CommitTimes:
+    """When each entry was seen by readers, and when its file had come. Asked for in the order of serials."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._receipts = list(reader.receipts())
+        self._of_delta = {(r.feed, r.sequence): r for _, r in self._receipts if r.type == "delta"}
+        self._at = 0
+        self.is_witnessed = True
+        """Whether a receipt told of the entry that was asked for last."""
+
+    def visible_at(self, serial: int, entry: JournalEntry) -> UnixMillis:
+        """By its commit's receipt; where none tells, when it was applied, to the second."""
+        receipts = self._receipts
+        while self._at < len(receipts) and receipts[self._at][0] < serial:
+            self._at += 1
+        commit = receipts[self._at][1] if self._at < len(receipts) else None
+        self.is_witnessed = commit is not None and commit.first_serial <= serial and commit.visible_at is not None
+        if not self.is_witnessed or commit is None or commit.visible_at is None:
+            return UnixMillis(entry.applied_at * 1000)
+        return commit.visible_at
+
+    def clocked(self, serial: int, entry: JournalEntry, visible_at: UnixMillis, limits: Limits) -> ClockedNotice | None:
+        """Of a notice, whose clock ran; None for all other entries. Corrections from a reconciliation have none."""
         if entry.kind not in CLOCKED or entry.notified_at is None or entry.feed is None or entry.sequence is None:
+            return None
+        announced = self._of_delta.get((entry.feed, entry.sequence))
+        received_at, confirmed_at = (announced.received_at, announced.confirmed_at) if announced else (None, None)
+        limit = limit_seconds(entry.kind, limits)
+        return ClockedNotice(serial, entry, received_at, confirmed_at, visible_at, limit)
+
+
+def clocked_notices(reader: Reader, month: Month, limits: Limits) -> Iterator[ClockedNotice]:
+    """Every notice that became visible in the month, by serial."""
+    times = CommitTimes(reader)
+    for serial, entry, _ in reader.journal():
+        if entry.kind not in CLOCKED:
             continue
-        while at < len(receipts) and receipts[at][0] < serial:
-            at += 1
-        commit = receipts[at][1] if at < len(receipts) and receipts[at][1].first_serial <= serial else None
-        visible_at = commit.visible_at if commit and commit.visible_at else UnixMillis(entry.applied_at * 1000)
-        if not month.first * 1000 <= visible_at < month.end * 1000:
-            continue
-        announced = of_delta.get((entry.feed, entry.sequence))
-        yield ClockedNotice(
-            serial,
-            entry,
-            announced.received_at if announced else None,
-            announced.confirmed_at if announced else None,
-            visible_at,
-            limit_seconds(entry.kind, limits),
-        )
+        visible_at = times.visible_at(serial, entry)
+        if month.first * 1000 <= visible_at < month.end * 1000:
+            notice = times.clocked(serial, entry, visible_at, limits)
+            if notice is not None:
+                yield notice
 
 
 class Distribution:

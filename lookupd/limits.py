@@ -787,3 +787,17 @@ BATCH_NETWORKS_MAX = 512
 
 BATCH_QUESTIONS_UNDER_WAY = 32
 """Asked of a server at a time, each of as many numbers as it takes."""
+
+# -- the regulator's report ------------------------------------------------------------------------------
+
+AVAILABILITY_FILE_BYTES_MAX = 16 << 20
+"""A half-year by hours is 4,416 values of some 25 bytes; what is longer is another file."""
+
+RECONCILIATION_FILE_BYTES_MAX = 4 << 20
+"""A result has a line of 150 bytes for each network, of which a store has at most 32,767; a few hundred are usual."""
+
+JOURNAL_ENTRIES_PER_STEP = 10_000
+"""Read between two words on the progress: some 60 ms."""
+
+MISSING_SNAPSHOTS_TOLD = 20
+"""That changed numbers without notices, in a half-year; the rest are counted."""

@@ -36,6 +36,15 @@ def parse_period(text: str, zone: tzinfo) -> Period:
     return _period(found, zone)
 
 
+def months_of(period: Period, zone: tzinfo) -> list[Period]:
+    """Its months, in order."""
+    year, half = period.name[:4], period.name[4:]
+    if half.startswith("-"):
+        return [period]
+    first = _HALF_YEAR * (int(half[1]) - 1) + 1
+    return [parse_month(f"{year}-{month:02}", zone) for month in range(first, first + _HALF_YEAR)]
+
+
 def this_month(zone: tzinfo, now: float) -> str:
     """Its name."""
     return datetime.fromtimestamp(now, UTC).astimezone(zone).strftime("%Y-%m")

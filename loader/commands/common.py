@@ -31,7 +31,8 @@ SEQUENCES = click.IntRange(1, 10**18 - 1)  # what a file name has room for
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The store a command works on, and the plan and feed that go with it. peer: how the other replica is asked."""
+    """The store a command works on, and the plan and feed that go with it. peer: how the other replica is asked.
+    spools: of the feeds; None without a configuration. time_zone: of settlements and periods."""
 
     path: Path
     map_size: int
@@ -42,6 +43,8 @@ class Target(msgspec.Struct, frozen=True):
     replica: str = ""
     clock: Path | None = None
     peer: Replica = Replica()
+    spools: tuple[Path, ...] | None = None
+    time_zone: str = "UTC"
 
     def now_millis(self) -> UnixMillis:
         """By the exchange's clock, if there is one: a jump that it refuses is refused here too, and told."""
@@ -112,6 +115,8 @@ def _target(config: Path | None, store: Path | None, country: str, as_json: bool
             settings.replica.name,
             settings.spool_path / CLOCK_FILE,
             settings.replica,
+            tuple(settings.spool_path / name for name in settings.feeds),
+            settings.settlement.time_zone,
         )
     if store is None:
         raise click.UsageError("name the store: --config FILE or --store DIR")

@@ -1,4 +1,4 @@
-"""Commands that tell the regulator: report clocks."""
+"""Commands that tell the regulator: report clocks; half-year is in `regulator`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from loader.commands.common import EXISTING, Target, on_store, unix_now
+from loader.commands.regulator import half_year
 from lookupd.errors import LookupdError
 
 
@@ -19,6 +20,9 @@ def report() -> None:
     \b
     Example: lookupd-loader report clocks --month 2026-11 --config /etc/lookupd/a.toml
     """
+
+
+report.add_command(half_year)
 
 
 @report.command()

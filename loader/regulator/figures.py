@@ -48,11 +48,12 @@ class NetworkMonth(msgspec.Struct, frozen=True):
 
 
 class NoticeMonth(msgspec.Struct, frozen=True):
-    """Notices of one kind (port, return, correct) in one month.
+    """Notices of one kind in one month: port, return, correct, or `untold` (of which the kind is not kept).
 
     visible: took effect; numbers: that they were about. breached: of these, after their limit was over. superseded:
     overtaken by a later notice before their moment came. rejected: lines of feed files that were refused. failed =
-    breached + rejected; failure_rate = failed / (visible + rejected), None when there was nothing.
+    breached + rejected; failure_rate = failed / visible, None where there was none. rejected, failed: None = not known.
+    superseded and rejected are told with the kind `untold` alone.
     """
 
     month: str
