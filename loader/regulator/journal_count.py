@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from loader.regulator.figures import Corrected, KindTimes, Missing, NetworkMonth, NoticeMonth
-from loader.regulator.moves import Move, moves
+from loader.regulator.moves import Move, Moves
 from loader.regulator.times import Seconds
 from loader.regulator.trace import Row, spans
 from loader.report import ClockedNotice, CommitTimes
 from loader.sequence import limit_seconds
 from lookupd.ledger import HOUR_SECONDS
 from lookupd.limits import JOURNAL_ENTRIES_PER_STEP, MISSING_SNAPSHOTS_TOLD
-from lookupd.model import TN, JournalEntry, JournalKind, UnixMillis, UnixSeconds
+from lookupd.model import TN, JournalEntry, JournalKind, UnixMillis
 from lookupd.periods import Period
 from lookupd.settings import Limits
 from lookupd.store.reader import Reader
@@ -76,7 +76,7 @@ class JournalCount:
         """
         times = CommitTimes(reader)
         first, end = self._firsts[0], self._end
-        moved = _BySerial(moves(reader, UnixSeconds(first // 1000), UnixSeconds(end // 1000)))
+        moves = Moves(reader)
         for number, (serial, entry, _) in enumerate(reader.journal(), 1):
             if number % JOURNAL_ENTRIES_PER_STEP == 0:
                 advance(JOURNAL_ENTRIES_PER_STEP)
@@ -87,9 +87,9 @@ class JournalCount:
             notice = times.clocked(serial, entry, at, self._limits)
             if notice is not None:
                 self._unwitnessed += not times.is_witnessed
-                self._add_notice(month, notice, moved.of(serial), put)
+                self._add_notice(month, notice, moves.of(serial, entry), put)
             elif entry.kind is JournalKind.CORRECT:
-                self._add_correction(month, serial, entry, at, moved.of(serial), put)
+                self._add_correction(month, serial, entry, at, moves.of(serial, entry), put)
             elif entry.kind is JournalKind.SNAPSHOT and not entry.from_empty:
                 self._add_snapshot(serial, entry)
 
@@ -120,12 +120,11 @@ class JournalCount:
             put(_row(month, notice.serial, entry, "no_move", None, is_first, notice.visible_at, notice))
 
     def _add_move(self, month: str, counted_as: str, move: Move) -> None:
-        numbers = move.tn_to - move.tn + 1
         if counted_as == "ported":
-            self._came[month, move.to_network or NOT_KNOWN] += numbers
-            self._left[month, move.from_network or NOT_KNOWN] += numbers
+            self._came[month, move.to_network or NOT_KNOWN] += move.numbers
+            self._left[month, move.from_network or NOT_KNOWN] += move.numbers
         elif counted_as == "returned":
-            self._returned[month, move.from_network or NOT_KNOWN] += numbers
+            self._returned[month, move.from_network or NOT_KNOWN] += move.numbers
 
     def _add_correction(
         self,
@@ -271,20 +270,3 @@ def _row(
         at,
         timed,
     )
-
-
-class _BySerial:
-    """Moves, taken as their entries are met."""
-
-    def __init__(self, found: Iterator[Move]) -> None:
-        self._found = found
-        self._next = next(found, None)
-
-    def of(self, serial: int) -> list[Move]:
-        """Of this entry. Serials only grow from call to call."""
-        told = []
-        while self._next is not None and self._next.serial <= serial:
-            if self._next.serial == serial:
-                told.append(self._next)
-            self._next = next(self._found, None)
-        return told

@@ -65,9 +65,10 @@ class Model:
                 self.network[tn] = after
             if month is None or before == after:
                 continue
-            if notice["kind"] == "port":
+            left = before or notice.get("donor") or HOLDER
+            if notice["kind"] == "port" and left != after:  # else it comes to where it was
                 self.came[month, after] += 1
-                self.left[month, before or notice.get("donor") or HOLDER] += 1
+                self.left[month, left] += 1
             elif notice["kind"] == "return" and before is not None:
                 self.returned[month, before] += 1
 

@@ -30,7 +30,7 @@ from lookupd.settings import Limits
 from lookupd.settlement import find_zone
 from lookupd.store.prune import prune
 from lookupd.store.writer import Writer
-from tests.conftest import SNAPSHOT, Workbench
+from tests.conftest import RANGES, SNAPSHOT, Workbench
 from tests.exchange import Exchange, at, notice, number_return
 
 HOUR, DAY = 3600, 86_400
@@ -130,6 +130,27 @@ def test_a_range_leaves_every_network_that_its_numbers_were_with(workbench: Work
         ("2026-01", "1403"): (0, 98, 0),
     }
     assert kinds(report(bench))["2026-01", "port"][:2] == (1, 100)
+
+
+def test_numbers_of_several_ranges_leave_their_holders_of_that_time(workbench: Workbench) -> None:
+    bench = loaded(workbench)
+    bench.delta(notice("886911999990", "1402", 886912000009, notified_at=at(JANUARY)), sequence=2, now=JANUARY)
+    told = {("2026-01", "1402"): (20, 0, 0), ("2026-01", "1401"): (0, 10, 0), ("2026-01", "1403"): (0, 10, 0)}
+    assert moved(report(bench)) == told
+    bench.load_tables(ranges=RANGES.replace("886912,1403", "8869120,1401"), now=JANUARY + DAY)
+    assert moved(report(bench)) == told
+    bench.delta(
+        notice("886912000010", "1403", 886912000011, notified_at=at(JANUARY)), sequence=3, now=JANUARY + 2 * DAY
+    )
+    assert moved(report(bench)) == told | {("2026-01", "1401"): (0, 12, 0), ("2026-01", "1403"): (2, 10, 0)}
+
+
+def test_a_number_that_comes_to_where_it_was_did_not_move(workbench: Workbench) -> None:
+    bench = loaded(workbench)
+    bench.delta(notice("886911000000", "1401", notified_at=at(JANUARY)), sequence=2, now=JANUARY)
+    bench.delta(notice("886911000000", "1401", notified_at=at(JANUARY)), sequence=3, now=JANUARY)
+    assert moved(report(bench)) == {}
+    assert kinds(report(bench))["2026-01", "port"][:2] == (2, 2)
 
 
 def test_a_routing_number_that_changes_is_no_port(workbench: Workbench) -> None:
