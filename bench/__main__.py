@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from bench import batch, chart, codec, dialects, exchange, load, native, noc, pace, peers, restrictions, store
+from bench import batch, chart, codec, dialects, exchange, load, native, noc, pace, peers, reports, restrictions, store
 from bench.budget import Budget, BudgetError, Verdict, cost_section, judge, read_budget
 from bench.dataset import QUERY_SEED, SEED, Dataset, prepare, prepare_first
 from bench.figures import Section, table
@@ -25,7 +25,7 @@ from lookupd.errors import LookupdError
 
 QUICK_NUMBERS = 1_000_000
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("store", "codec", "servers", "budget", "dialects", "exchange", "noc", "restrictions", "batch")
+PARTS = ("store", "codec", "servers", "budget", "dialects", "exchange", "noc", "restrictions", "batch", "reports")
 HUNDRED_MILLION = 100_000_000
 CHARTED = (native.COST_TITLE, peers.TITLE, *dialects.TITLES)
 
@@ -142,6 +142,7 @@ def _measured(asked: Asked) -> dict[str, Callable[[], list[Section]]]:
             data, restrictions.QUICK if quick else restrictions.FULL, server, client
         ),
         "batch": lambda: batch.measure(data, batch.QUICK if quick else batch.FULL),
+        "reports": lambda: reports.measure(data, reports.QUICK if quick else reports.FULL),
     }
 
 

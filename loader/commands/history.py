@@ -23,7 +23,7 @@ from loader.commands.common import (
     print_result,
     unix_now,
 )
-from lookupd.errors import LookupdError, Stale
+from lookupd.errors import LookupdError, Stale, StoreError
 from lookupd.model import TN, JournalKind, UnixSeconds
 
 if TYPE_CHECKING:
@@ -51,12 +51,19 @@ def journal() -> None:
 @journal.command()
 @click.argument("number", required=False)
 @click.option("--since", callback=moment, metavar="TIME", help="From the first change at or after this RFC 3339 time.")
+@click.option("--serial", type=click.IntRange(min=1), help="The change with this serial, such as a report names it.")
 @click.option("--ref", help="Only changes with this reference of the sender.")
 @click.option("--kind", type=click.Choice([kind.value for kind in JournalKind]), help="Only changes of this kind.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many entries.")
 @on_store
 def show(
-    target: Target, number: str | None, since: UnixSeconds | None, ref: str | None, kind: str | None, limit: int | None
+    target: Target,
+    number: str | None,
+    since: UnixSeconds | None,
+    serial: int | None,
+    ref: str | None,
+    kind: str | None,
+    limit: int | None,
 ) -> None:
     """Show changes: of NUMBER, newest first; or since a time or with a reference, oldest first.
 
@@ -69,16 +76,19 @@ def show(
     from lookupd.journal_view import entry_fields, entry_line, receipt_of, states_around
     from lookupd.store.reader import Reader
 
+    if serial is not None and any(other is not None for other in (number, since, ref, kind, limit)):
+        raise click.UsageError("--serial: names one change: leave the others out")
     with Reader(target.path, map_size=target.map_size) as reader:
         tn = None if number is None else _read_number(target, number)
-        found = (entry for entry in _asked(reader, tn, since, ref) if kind is None or entry[2].kind == kind)
+        asked = _asked(reader, tn, since, ref) if serial is None else _one(reader, serial)
+        found = (entry for entry in asked if kind is None or entry[2].kind == kind)
         if limit is None and number is None and since is None and ref is None:
             limit = NEWEST_SHOWN
         shown = 0
-        for serial, stored, entry in islice(found, limit):
-            fields = entry_fields(serial, stored, entry, receipt_of(reader, serial))
+        for at, stored, entry in islice(found, limit):
+            fields = entry_fields(at, stored, entry, receipt_of(reader, at))
             if tn is not None:
-                fields |= states_around(reader, serial, tn)
+                fields |= states_around(reader, at, tn)
             click.echo(json.dumps(fields, ensure_ascii=False) if target.as_json else entry_line(fields))
             shown += 1
         if not shown and not target.as_json:
@@ -90,6 +100,17 @@ def _read_number(target: Target, number: str) -> TN:
     if tn is None:
         raise click.UsageError(f"{number[:40]!r} is no number in the plan of +{target.plan.country_code}")
     return tn
+
+
+def _one(reader: Reader, serial: int) -> Iterator[Found]:
+    """Raises StoreError if it is not there any more, or not yet."""
+    from lookupd.journal_view import newest_entries
+
+    anchor = reader.anchor()
+    oldest = 1 if anchor is None else anchor.serial + 1
+    if not oldest <= serial <= reader.state.serial:
+        raise StoreError(f"serial {serial}: the journal has those from {oldest} to {reader.state.serial}")
+    return islice(newest_entries(reader, serial), 1)
 
 
 def _asked(reader: Reader, tn: TN | None, since: UnixSeconds | None, ref: str | None) -> Iterator[Found]:

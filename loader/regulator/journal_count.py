@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from loader.regulator.figures import Corrected, KindTimes, Missing, NetworkMonth, NoticeMonth
 from loader.regulator.moves import Move, Moves
 from loader.regulator.times import Seconds
-from loader.regulator.trace import Row, spans
+from loader.regulator.trace import Row, Spans, spans_of
 from loader.report import ClockedNotice, CommitTimes
 from loader.sequence import limit_seconds
 from lookupd.ledger import HOUR_SECONDS
@@ -40,8 +40,7 @@ class _Times:
     def __init__(self) -> None:
         self.to_visible, self.to_effective, self.whole = Seconds(), Seconds(), Seconds()
 
-    def add(self, notice: ClockedNotice) -> None:
-        found = spans(notice)
+    def add(self, found: Spans) -> None:
         self.to_visible.add(found.notice_to_visible)
         self.whole.add(found.whole)
         if found.requested_to_effective is not None:
@@ -105,19 +104,19 @@ class JournalCount:
             self._superseded[month] += is_first
             put(_row(month, notice.serial, entry, "superseded", None, is_first, notice.visible_at, None))
             return
-        place = month, entry.kind.value
-        self._visible[place] += is_first
-        self._breached[place] += is_first and notice.margin < 0
+        place, spans = (month, entry.kind.value), spans_of(notice)
         self._numbers[place] += _numbers(entry)
         if is_first:
-            self._times[entry.kind].add(notice)
+            self._visible[place] += 1
+            self._breached[place] += spans.is_breached
+            self._times[entry.kind].add(spans)
         for move in told:
             counted_as = _COUNTED_AS[entry.kind]
             self._add_move(month, counted_as, move)
-            put(_row(month, notice.serial, entry, counted_as, move, is_first, notice.visible_at, notice))
+            put(_row(month, notice.serial, entry, counted_as, move, is_first, notice.visible_at, spans))
             is_first = False
         if not told:
-            put(_row(month, notice.serial, entry, "no_move", None, is_first, notice.visible_at, notice))
+            put(_row(month, notice.serial, entry, "no_move", None, is_first, notice.visible_at, spans))
 
     def _add_move(self, month: str, counted_as: str, move: Move) -> None:
         if counted_as == "ported":
@@ -250,12 +249,12 @@ def _row(
     move: Move | None,
     is_first: bool,
     at: UnixMillis,
-    timed: ClockedNotice | None,
+    spans: Spans | None,
 ) -> Row:
     """move: None = all numbers of the entry, which went nowhere."""
     if move is None:
         return Row(
-            month, serial, entry, counted_as, "", "", entry.tn or TN(0), entry.tn_to or TN(0), int(is_first), at, timed
+            month, serial, entry, counted_as, "", "", entry.tn or TN(0), entry.tn_to or TN(0), int(is_first), at, spans
         )
     return Row(
         month,
@@ -268,5 +267,5 @@ def _row(
         move.tn_to,
         int(is_first),
         at,
-        timed,
+        spans,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from functools import lru_cache
 from typing import TextIO
 
 import msgspec
@@ -22,11 +23,38 @@ COUNTED_AS = ("ported", "returned", "corrected", "no_move", "superseded")
 """no_move: a notice that took effect and changed no number's network, such as a return of one that is not ported."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class Spans(msgspec.Struct, frozen=True, gc=False):
+    """The three times of a notice, and its limit, in seconds. requested_to_effective: None if it asked for no moment,
+    or came after it."""
+
+    notice_to_visible: float
+    requested_to_effective: float | None
+    whole: float
+    limit: float
+
+    @property
+    def is_breached(self) -> bool:
+        """Whether the limit was over when it became visible."""
+        return self.notice_to_visible > self.limit
+
+
+def spans_of(notice: ClockedNotice) -> Spans:
+    """Never below 0: a sender's clock may be ahead of ours."""
+    entry, visible = notice.entry, notice.visible_at / 1000
+    notified, asked = entry.notified_at or 0, entry.effective_at
+    whole = max(visible - notified, 0.0)
+    if asked is None:
+        return Spans(whole, None, whole, notice.limit)
+    in_time = (notice.received_at or 0) / 1000 <= asked
+    to_effective = max(visible - asked, 0.0) if in_time else None
+    return Spans(max(visible - max(notified, asked), 0.0), to_effective, whole, notice.limit)
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
     """Numbers of one entry that went from one network to another; notice: 1 in the first row of a notice, else 0.
 
-    kind: the entry's. network_from, network_to: empty = not known, or none. visible_at: in ms. timed: the notice whose
-    seconds the row tells; None where its kind has none.
+    kind: the entry's. network_from, network_to: empty = not known, or none. visible_at: in ms. spans: None where the
+    entry's kind has none.
     """
 
     month: str
@@ -39,28 +67,7 @@ class Row(msgspec.Struct, frozen=True):
     tn_to: TN
     notice: int
     visible_at: UnixMillis
-    timed: ClockedNotice | None
-
-
-class Spans(msgspec.Struct, frozen=True):
-    """The three times of a notice in seconds; requested_to_effective: None if it asked for no moment, or came after."""
-
-    notice_to_visible: float
-    requested_to_effective: float | None
-    whole: float
-
-
-def spans(notice: ClockedNotice) -> Spans:
-    """Never below 0: a sender's clock may be ahead of ours."""
-    entry, visible = notice.entry, notice.visible_at / 1000
-    received = notice.received_at or 0
-    asked = entry.effective_at
-    in_time = asked is not None and received / 1000 <= asked
-    return Spans(
-        notice.seconds,
-        max(visible - asked, 0.0) if asked is not None and in_time else None,
-        max(visible - (entry.notified_at or 0), 0.0),
-    )
+    spans: Spans | None
 
 
 COLUMNS = (
@@ -80,13 +87,13 @@ class TraceWriter:
         self._hash = hashlib.sha256()
         self._line = io.StringIO()
         self._csv = csv.writer(self._line, lineterminator="\n")
-        self.rows = -1
-        self._write(COLUMNS)
+        self.rows = 0
+        self._csv.writerow(COLUMNS)
 
     def put(self, row: Row) -> None:
         """One more."""
         entry = row.entry
-        self._write(
+        self._csv.writerow(
             (
                 row.month,
                 row.serial,
@@ -102,32 +109,39 @@ class TraceWriter:
                 entry.sequence,
                 entry.line,
                 entry.ref,
-                format_time(entry.notified_at),
-                format_time(entry.effective_at),
-                format_millis(row.visible_at),
-                *_seconds(row.timed),
+                _time(entry.notified_at),
+                _time(entry.effective_at),
+                _millis(row.visible_at),
+                *_seconds(row.spans),
             )
         )
+        self.rows += 1
+        if self.rows % _ROWS_PER_WRITE == 0:
+            self._flush()
 
     def done(self, name: str) -> Trace:
-        """What the report says of the file."""
+        """What the report says of the file, which is whole now."""
+        self._flush()
         return Trace(name, self.rows, self._hash.hexdigest())
 
-    def _write(self, fields: tuple[object, ...]) -> None:
-        self._csv.writerow(fields)
+    def _flush(self) -> None:
         text = self._line.getvalue()
         self._line.seek(0)
         self._line.truncate()
         self._hash.update(text.encode())
-        self.rows += 1
         if self._file is not None:
             self._file.write(text)
 
 
-def _seconds(notice: ClockedNotice | None) -> tuple[str, ...]:
-    if notice is None:
+_ROWS_PER_WRITE = 1000
+
+_time, _millis = (lru_cache(4096)(form) for form in (format_time, format_millis))
+"""Notices of a delta share their moments."""
+
+
+def _seconds(found: Spans | None) -> tuple[str, ...]:
+    if found is None:
         return ("",) * 5
-    found = spans(notice)
     asked = "" if found.requested_to_effective is None else f"{found.requested_to_effective:.3f}"
-    breached = "yes" if notice.margin < 0 else "no"
-    return f"{found.notice_to_visible:.3f}", asked, f"{found.whole:.3f}", f"{notice.limit:g}", breached
+    breached = "yes" if found.is_breached else "no"
+    return f"{found.notice_to_visible:.3f}", asked, f"{found.whole:.3f}", f"{found.limit:g}", breached

@@ -387,3 +387,11 @@ def test_reloaded_snapshot_is_told_for_each_number_it_changed(told: Workbench) -
 def test_commands_start_as_a_process(told: Workbench) -> None:
     done = run_cli("loader.cli", "journal", "0912345000", "--store", told.store)
     assert done.stdout.startswith("7 ")
+
+
+def test_one_change_is_shown_by_its_serial(told: Workbench) -> None:
+    (line,) = shown(told, "show", "--serial", "3")
+    assert line == next(each for each in shown(told, "--limit", "100") if each["serial"] == 3)
+    refused = run(told, "show", "--serial", "99999")
+    assert (refused.exit_code, "99999: the journal has those from 1 to" in refused.output) == (1, True)
+    assert run(told, "show", "--serial", "3", "--ref", "x").exit_code == 2
