@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
 from loader.commands.common import EXISTING, Target, on_store, open_writer, parse_word, unix_now
+from loader.commands.regulator import TIME_ZONE, check_network, find_month, find_time_zone
 from lookupd.errors import FeedError, Stale
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loader.preview import Change, Preview
     from loader.progress import CommandProgress
     from loader.reconcile import Read, Reconciled
+    from lookupd.periods import Period
     from lookupd.store.reader import Reader
 
 REPORT = click.option("--report", type=EXISTING, metavar="FILE.csv", help="Write every difference to this file.")
@@ -33,6 +35,9 @@ FEED = click.option("--feed", help="Feed that the file must belong to (default: 
 @click.argument("file", type=EXISTING)
 @click.option("--repair", is_flag=True, help="Correct what differs, as journalled corrections.")
 @click.option("--reason", metavar='"WHO: WHY"', help="With --repair: who takes it on, and why.")
+@click.option("--month", metavar="YYYY-MM", help="The file has what came in this month; compare only that.")
+@click.option("--network", metavar="CODE", help="With --month: what came to this operator.  [default: to any]")
+@TIME_ZONE
 @REPORT
 @SHOW_NUMBERS
 @FEED
@@ -42,6 +47,9 @@ def reconcile(
     file: Path,
     repair: bool,
     reason: str | None,
+    month: str | None,
+    network: str | None,
+    time_zone: str | None,
     report: Path | None,
     show_numbers: bool,
     feed: str | None,
@@ -52,55 +60,88 @@ def reconcile(
     file has are compared. Runs beside a daemon and a loader. With --repair, numbers whose state is still the
     one compared become the file's; then it compares again, and the exit code tells of that.
 
+    With --month the file is an exchange file of `report month`, ours or another operator's: it is compared with the
+    store as it was at the month's end, over the numbers that are in the file or came in that month. A repair then
+    takes no number away, and leaves those that changed since.
+
     \b
     Examples: lookupd-loader reconcile monthly-2026-10.csv --store /var/lib/lookupd/a --report october.csv
               lookupd-loader reconcile monthly-2026-10.csv --config /etc/lookupd/a.toml \\
                   --repair --reason "Wu Mei: clearinghouse confirmed the October list, ticket 4711"
+              lookupd-loader reconcile ported-in-2026-10-1402.csv --month 2026-10 --network 1402 \\
+                  --config /etc/lookupd/a.toml
     """
     from loader.progress import CommandProgress
 
     if repair != (reason is not None):
         raise click.UsageError('--repair goes with --reason "who: why"')
+    if month is None and not (network is None and time_zone is None):
+        raise click.UsageError("--network and --time-zone go with --month YYYY-MM")
     words = None if reason is None else parse_word("--reason", reason)
     found = _identify(target, file, "snapshot", feed, strict=repair)
+    scope = None if month is None else _Scope(find_month(month, find_time_zone(target, time_zone)[1]), network)
     with CommandProgress("reconcile") as progress:
         if words is None:
             with open_reader(target) as reader:
-                _, result, told, _ = _compare(target, reader, found, progress, report, False)
+                _, result, told, _ = _compare(target, reader, found, progress, report, False, scope)
             _print(target, result, told, show_numbers, report, None)
         else:
-            _repair(target, found, words, progress, report, show_numbers)
+            _repair(target, found, words, progress, report, show_numbers, scope)
             return
     if result.result != "equal":
         sys.exit(Stale.exit_code)
 
 
+class _Scope(NamedTuple):
+    """Of `--month`."""
+
+    month: Period
+    network: str | None
+
+
 def _repair(
-    target: Target, found: FeedFile, words: str, progress: CommandProgress, report: Path | None, show_numbers: bool
+    target: Target,
+    found: FeedFile,
+    words: str,
+    progress: CommandProgress,
+    report: Path | None,
+    show_numbers: bool,
+    scope: _Scope | None,
 ) -> None:
-    """Compare, mend, compare again; the exit code is that of the second comparison."""
+    """Compare, mend, compare again; the exit code is that of the second comparison. Of a month, the second one is with
+    the store as it is now: its end is past, and stays as it was."""
     from loader import corrections
-    from loader.reconcile import compare
+    from loader.regulator.month_compare import without_extra
     from lookupd.store import compare as store_compare
 
     with open_writer(target) as writer, writer.reader() as reader:
-        read, before, told, parts = _compare(target, reader, found, progress, report, True)
+        read, before, told, parts = _compare(target, reader, found, progress, report, True, scope)
         corrections.refuse_damaged(before.damaged_blocks)
-        done = corrections.repair(writer, read, store_compare.joined(parts), words, target.now())
+        differences = store_compare.joined(parts)
+        if scope is not None:
+            differences = without_extra(differences)
+        done = corrections.repair(writer, read, differences, words, target.now())
         reader.pin()
-        after = compare(reader, read.moved_to(reader.route_records()), progress, lambda _: None)
+        read = read.moved_to(reader.route_records())
+        after = _compare_read(reader, read, progress, lambda _: None, scope, is_now=True)
     _print(target, before, told, show_numbers, report, (done, after))
     if after.result != "equal":
         sys.exit(Stale.exit_code)
 
 
 def _compare(
-    target: Target, reader: Reader, found: FeedFile, progress: CommandProgress, report: Path | None, keep: bool
+    target: Target,
+    reader: Reader,
+    found: FeedFile,
+    progress: CommandProgress,
+    report: Path | None,
+    keep: bool,
+    scope: _Scope | None = None,
 ) -> tuple[Read, Reconciled, Told, list[Any]]:
     """keep: the differences too, for a repair."""
     from loader.differences import Told, report_file
     from loader.memory import keep_freed_memory
-    from loader.reconcile import compare, read_file
+    from loader.reconcile import read_file
 
     keep_freed_memory()
     parts: list[Any] = []
@@ -113,8 +154,37 @@ def _compare(
             if keep:
                 parts.append(differences)
 
-        result = compare(reader, read, progress, take)
+        result = _compare_read(reader, read, progress, take, scope)
     return read, result, told, parts
+
+
+def _compare_read(
+    reader: Reader,
+    read: Read,
+    progress: CommandProgress,
+    sink: Callable[[Any], None],
+    scope: _Scope | None,
+    *,
+    is_now: bool = False,
+) -> Reconciled:
+    """is_now: with the newest state, though a month's end is past."""
+    from loader.reconcile import compare
+    from loader.regulator.month import ported_in
+    from loader.regulator.month_compare import compare_month
+
+    if scope is None:
+        return compare(reader, read, progress, sink)
+    check_network(reader, scope.network)
+    advance = progress.stage("journal", reader.state.serial)
+    came = ported_in(reader, scope.month, scope.network, unix_now(), advance)
+    for lack in came.missing:
+        click.echo(f"warning: {scope.month.name}: {lack.what}: {lack.reason}", err=True)
+    if is_now:
+        came = msgspec.structs.replace(came, end_serial=reader.state.serial)
+    result, differences = compare_month(reader, read, came, progress.stage("compare", None))
+    if len(differences):
+        sink(differences)
+    return result
 
 
 def _print(

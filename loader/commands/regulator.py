@@ -1,9 +1,10 @@
-"""The half-yearly report: report half-year."""
+"""What the regulator and the other operators get: report half-year, report month."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,24 @@ import click
 import msgspec
 
 from loader.commands.common import EXISTING, Target, on_store, unix_now
-from lookupd.errors import ConfigError
+from lookupd.errors import ConfigError, LookupdError
 
 if TYPE_CHECKING:
     from loader.regulator.figures import HalfYear, Times
     from loader.regulator.half_year import Evidence, Wanted
+    from lookupd.periods import Period
     from lookupd.store.reader import Reader
+
+TIME_ZONE = click.option(
+    "--time-zone", metavar="NAME", help="In which it begins, such as Asia/Taipei.  [default: as set, or UTC]"
+)
 
 _KINDS = {"port": "ports", "return": "returns", "correct": "corrections"}
 
 
 @click.command("half-year")
 @click.option("--period", required=True, metavar="YYYYHn", help="A half-year, such as 2026H1.")
-@click.option("--time-zone", metavar="NAME", help="In which it begins, such as Asia/Taipei.  [default: as set, or UTC]")
+@TIME_ZONE
 @click.option("--network", metavar="CODE", help="Only what concerns this operator's numbers.  [default: all]")
 @click.option(
     "--probe", "ledgers", type=EXISTING, multiple=True, help="A probe's probe.sqlite, or a copy; may be repeated."
@@ -80,23 +86,12 @@ def half_year(
 
 def _wanted(target: Target, period: str, time_zone: str | None, network: str | None, replica: str) -> Wanted:
     from loader.regulator.half_year import Wanted
-    from lookupd.ledger import HOUR_SECONDS
-    from lookupd.periods import parse_period
-    from lookupd.settlement import find_zone
 
-    name = time_zone or target.time_zone
-    try:
-        zone = find_zone(name)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--time-zone") from None
-    try:
-        asked = parse_period(period, zone)
-        if "H" not in asked.name:
-            raise ValueError(f"{asked.name}: is a month: write a half-year, like 2026H1")
-        if asked.first * HOUR_SECONDS > unix_now():
-            raise ValueError(f"{asked.name} has not begun")
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--period") from None
+    name, zone = find_time_zone(target, time_zone)
+    asked = find_period("--period", period, zone)
+    if "H" not in asked.name:
+        reason = f"{asked.name}: is a month: write a half-year, like 2026H1"
+        raise click.BadParameter(reason, param_hint="--period")
     return Wanted(asked, zone, name, target.limits, network, target.replica or replica)
 
 
@@ -114,7 +109,7 @@ def _make(
     if out is not None:
         make_folder(out)
     with CommandProgress("report") as progress, Reader(target.path, map_size=target.map_size) as reader:
-        _check_network(reader, wanted.network)
+        check_network(reader, wanted.network)
         advance = progress.stage("journal", reader.state.serial)
         with contextlib.nullcontext() if out is None else trace_file(out, name) as file:
             trace = TraceWriter(file, masked=masked)
@@ -127,7 +122,101 @@ def _make(
     return found, [*write_files(found, out), out / name]
 
 
-def _check_network(reader: Reader, network: str | None) -> None:
+# -- month -----------------------------------------------------------------------------------------------
+
+
+@click.command("month")
+@click.option("--month", required=True, metavar="YYYY-MM", help="Such as 2026-10.")
+@TIME_ZONE
+@click.option("--network", metavar="CODE", help="What came to this operator.  [default: to any]")
+@click.option("--out", type=EXISTING, required=True, metavar="FOLDER", help="Folder for the file and its manifest.")
+@click.option("--partial", is_flag=True, help="Write it though something is missing; the manifest tells what.")
+@click.option("--replica", default="a", show_default=True, help="Name in the manifest, with --store.")
+@on_store
+def exchange_month(
+    target: Target,
+    month: str,
+    time_zone: str | None,
+    network: str | None,
+    out: Path,
+    partial: bool,
+    replica: str,
+) -> None:
+    """Write the numbers that came in a month, for the other operators to compare (NPR articles 24, 31).
+
+    A CSV as a snapshot has it, of those that are still there at the month's end; `reconcile --month` compares it with
+    another store.
+
+    \b
+    Example: lookupd-loader report month --month 2026-10 --network 1402 --out exchange --config /etc/lookupd/a.toml
+    """
+    from loader.progress import CommandProgress
+    from loader.regulator.half_year_files import make_folder
+    from loader.regulator.month import as_told, ported_in, still_there
+    from loader.regulator.month_file import write_month
+    from lookupd.store.reader import Reader
+
+    name, zone = find_time_zone(target, time_zone)
+    asked = find_month(month, zone)
+    with CommandProgress("report") as progress, Reader(target.path, map_size=target.map_size) as reader:
+        check_network(reader, network)
+        found = ported_in(reader, asked, network, unix_now(), progress.stage("journal", reader.state.serial))
+        if found.missing and not partial:
+            told = "; ".join(f"{lack.what}: {lack.reason}" for lack in found.missing)
+            raise LookupdError(f"{asked.name}: is not whole: {told}; --partial writes it nevertheless")
+        make_folder(out)
+        states = (as_told(found, state) for state in still_there(reader, found))
+        manifest = write_month(reader, found, states, out, name, target.replica or replica, unix_now())
+    if target.as_json:
+        click.echo(msgspec.json.encode(manifest).decode())
+        return
+    whose = "any network" if network is None else f"network {network}"
+    click.echo(
+        f"{manifest.month} ({name}): {manifest.ported_in} numbers came to {whose}, {manifest.rows} are there at its end"
+    )
+    for lack in manifest.missing:
+        click.echo(f"missing: {lack.what}: {lack.reason}")
+    click.echo(f"written: {out / manifest.file} and its manifest")
+
+
+# -- what they share -------------------------------------------------------------------------------------
+
+
+def find_time_zone(target: Target, name: str | None) -> tuple[str, tzinfo]:
+    """As named, or as set. Raises click's usage error."""
+    from lookupd.settlement import find_zone
+
+    name = name or target.time_zone
+    try:
+        return name, find_zone(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--time-zone") from None
+
+
+def find_period(option: str, text: str, zone: tzinfo) -> Period:
+    """One that has begun. Raises click's usage error."""
+    from lookupd.ledger import HOUR_SECONDS
+    from lookupd.periods import parse_period
+
+    try:
+        asked = parse_period(text, zone)
+        if asked.first * HOUR_SECONDS > unix_now():
+            raise ValueError(f"{asked.name} has not begun")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+    return asked
+
+
+def find_month(text: str, zone: tzinfo) -> Period:
+    """Likewise."""
+    asked = find_period("--month", text, zone)
+    if "H" in asked.name:
+        raise click.BadParameter(f"{asked.name}: is a half-year: write a month, like 2026-10", param_hint="--month")
+    return asked
+
+
+def check_network(reader: Reader, network: str | None) -> None:
+    """Raises click's usage error for one that the store does not know."""
     if network is not None and not any(route and route.network_code == network for route in reader.routes):
         reason = f"{network[:20]!r} is not in the networks table"
         raise click.BadParameter(reason, param_hint="--network")

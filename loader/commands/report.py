@@ -1,4 +1,4 @@
-"""Commands that tell the regulator: report clocks; half-year is in `regulator`."""
+"""Commands that tell the regulator: report clocks; half-year and month are in `regulator`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from loader.commands.common import EXISTING, Target, on_store, unix_now
-from loader.commands.regulator import half_year
+from loader.commands.regulator import exchange_month, half_year
 from lookupd.errors import LookupdError
 
 
@@ -23,6 +23,7 @@ def report() -> None:
 
 
 report.add_command(half_year)
+report.add_command(exchange_month)
 
 
 @report.command()
