@@ -12,8 +12,10 @@ import click
 import msgspec
 
 from lookupd import __version__
+from lookupd.commands.audit import audit
 from lookupd.commands.batch import batch
 from lookupd.commands.common import PATH, carry_out, json_option
+from lookupd.commands.history import history
 from lookupd.commands.log import log
 from lookupd.commands.probe import probe
 from lookupd.commands.usage import usage
@@ -575,6 +577,8 @@ cli.add_command(batch)
 cli.add_command(log)
 cli.add_command(usage)
 cli.add_command(probe)
+cli.add_command(history)
+cli.add_command(audit)
 
 
 def main() -> None:

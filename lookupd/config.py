@@ -15,7 +15,7 @@ from lookupd.errors import ConfigError
 from lookupd.fleet import check_follower, check_jetstream
 from lookupd.http_settings import check_http
 from lookupd.jobs import check_batches
-from lookupd.limits import ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
+from lookupd.limits import AUDIT_KEEP_SECONDS_MIN, ENGINE_THREADS_MAX, ENGINE_WORKERS_MAX
 from lookupd.probe.servers import check_probe
 from lookupd.profiles import EnumSettings, SipSettings, check_enum, check_sip
 from lookupd.query_record import check_query_log
@@ -151,6 +151,8 @@ def _check(config: Config) -> None:
         raise ConfigError("pdb.unmapped_carrier_id: 1 to 32767; 0 would mean `not found`")
     check_jetstream(config.jetstream)
     check_usage(config.usage)
+    if config.audit.keep < AUDIT_KEEP_SECONDS_MIN:
+        raise ConfigError("audit.keep: less than 184d: who was told of the past is kept as long as the past is")
     check_settlement(config.settlement, config.clients)
     for name, feed in config.feeds.items():
         _check_feed(name, feed)

@@ -18,6 +18,7 @@ import msgspec
 
 from lookupd import fastpath, web
 from lookupd.access import OWN_NAME, Access
+from lookupd.audit import Audit
 from lookupd.canary import Canary
 from lookupd.config import read_config
 from lookupd.engine import Engine
@@ -28,6 +29,7 @@ from lookupd.handover import Message, Predecessor
 from lookupd.jobs_runner import Runner
 from lookupd.limits import STORE_POLL_SECONDS
 from lookupd.model import UnixSeconds
+from lookupd.observe.audit_metrics import AuditMetrics
 from lookupd.observe.batch_metrics import BatchMetrics
 from lookupd.observe.listener_metrics import ListenerMetrics
 from lookupd.observe.log import log, use_format
@@ -107,6 +109,7 @@ class Daemon:
         self.watch = PairWatch(peer, self.for_peers.state, self.withdraw, pair, self._peer_keys) if peer else None
         self.engine.withdrawn = withdrawn
         self.serving = ServingSeconds(follows=predecessor is not None)
+        self.audit = Audit(config.audit_path, config.audit.keep)
         self.jobs = Runner(config, self.readiness) if config.batches.path else None
         self.site = self._make_site(engine_name)
         self.secrets = Secrets()
@@ -115,6 +118,7 @@ class Daemon:
         self.metrics.add(
             UsageMetrics(self.usages),
             BatchMetrics(self.jobs),
+            AuditMetrics(self.audit),
             self.query_log,
             PairMetrics(self.engine, self.watch),
             MachineMetrics(self.engine, lambda: self.config, self.serving),
@@ -150,6 +154,7 @@ class Daemon:
             tap=self.path.tap,
             engine_name=engine_name,
             jobs=self.jobs,
+            audit=self.audit,
         )
 
     def _make_path(self, engine_name: fastpath.EngineName) -> FastPath:
@@ -285,6 +290,7 @@ class Daemon:
                 await end(listener)
             self.listeners.clear()
         await self.query_log.close()
+        await self.audit.close()
         if self.watch is not None:
             await self.watch.close()
         if self.jobs is not None:
@@ -466,7 +472,7 @@ class Daemon:
 
     def _needs_a_new_process(self, config: Config) -> str | None:
         """The first section that differs and that is read only once."""
-        sections = ("replica", "store", "engine", "pdb", "usage", "batches")
+        sections = ("replica", "store", "engine", "pdb", "usage", "audit", "batches")
         return next((name for name in sections if getattr(config, name) != getattr(self.config, name)), None)
 
     # -- handing over ------------------------------------------------------------------------------------

@@ -804,3 +804,26 @@ MISSING_SNAPSHOTS_TOLD = 20
 
 MONTH_NUMBERS_PER_STEP = 1000
 """Looked up in the history between two words on the progress: some 30 ms."""
+
+# -- risk checks and their audit ---------------------------------------------------------------------------
+
+RISK_WINDOW_SECONDS = 180 * 86_400
+"""Half a year, as long as the history is kept at least (NPR article 28), unless another window is asked for."""
+
+RISK_WINDOW_SECONDS_MAX = 3660 * 86_400
+"""Ten years: longer than any history is kept."""
+
+RISK_ENTRIES_READ_MAX = 1000
+"""Of one number: some 20 ms. A number that is ported twice a day for a year has fewer."""
+
+RISK_MOVES_TOLD = 50
+"""Of one number; those beyond are counted in the window, and not listed."""
+
+AUDIT_WAITING_MAX = 1000
+"""Risk checks that wait for the disk at a time: beyond, it does not keep up, and they are refused."""
+
+AUDIT_KEEP_SECONDS_MIN = 184 * 86_400
+"""As long as the history must be kept (NPR article 28(4)): the past that was told, and to whom it was told."""
+
+AUDIT_PURPOSE_CHARS_MAX = 200
+"""A reference and a few words."""

@@ -124,9 +124,10 @@ class EngineSettings(Section, frozen=True):
         return self.threads or min(len(os.sched_getaffinity(0)), ENGINE_THREADS_MAX)
 
 
-Permission = Literal["query", "status", "history", "batch"]
+Permission = Literal["query", "status", "history", "batch", "risk"]
 """What a client may ask for over HTTP: numbers; how the replica is, and metrics; the past of numbers,
-which is personal data (NPR article 34); lists of numbers as jobs, whose files lie on our disk."""
+which is personal data (NPR article 34); lists of numbers as jobs, whose files lie on our disk; risk checks, each of
+which is audited."""
 
 
 class ClientSettings(Section, frozen=True):
@@ -251,6 +252,14 @@ class UsageSettings(Section, frozen=True):
     keep: Duration = Duration(400 * 86_400)
 
 
+class AuditSettings(Section, frozen=True):
+    """Who asked for a risk check, about which number, and why. path: a folder; empty = STORE-audit, beside the store.
+    keep: how long."""
+
+    path: str = ""
+    keep: Duration = Duration(400 * 86_400)
+
+
 class SettlementSettings(Section, frozen=True):
     """What queries cost, for `lookupd usage`. per_query: a decimal in text; empty = no money is told. currency: its
     code. charged: results that cost something. minor_units: digits that an account's total is rounded to.
@@ -327,7 +336,7 @@ class ProbeSettings(Section, frozen=True):
 
 
 LOCAL_CLIENT = ClientSettings(
-    name="local", sources=("127.0.0.0/8", "::1/128"), peer=True, may=("query", "status", "history", "batch")
+    name="local", sources=("127.0.0.0/8", "::1/128"), peer=True, may=("query", "status", "history", "batch", "risk")
 )
 
 
@@ -348,6 +357,7 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     jetstream: JetStreamSettings = JetStreamSettings()
     http: HttpSettings = HttpSettings()
     usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
     settlement: SettlementSettings = SettlementSettings()
     query_log: QueryLogSettings = QueryLogSettings()
     batches: BatchesSettings = BatchesSettings()
@@ -394,6 +404,11 @@ class Config(Section, frozen=True, rename={"clients": "client", "feeds": "feed"}
     def usage_path(self) -> Path:
         """The folder of the usage ledger."""
         return Path(self.usage.path or f"{self.store.path.rstrip('/')}-usage")
+
+    @property
+    def audit_path(self) -> Path:
+        """The folder of the audit of risk checks."""
+        return Path(self.audit.path or f"{self.store.path.rstrip('/')}-audit")
 
     @property
     def probe_path(self) -> Path:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -22,6 +23,7 @@ from lookupd.imsis import ImsiView
 from lookupd.key_files import load_authorities, read_tokens
 from lookupd.limits import HTTP_ANSWER_BYTES_MAX, HTTP_ARRAY_NUMBERS_MAX
 from lookupd.model import AnswerView, Outcome
+from lookupd.risk import RiskView
 
 _LABELS = frozenset(outcome.label for outcome in Outcome)
 _CERTIFICATE = "its certificate is not trusted"
@@ -95,6 +97,30 @@ async def _ask_imsi(session: aiohttp.ClientSession, server: Server, imsi: str) -
         raise WrongAnswer(f"{server.url}: no answer: does lookupd listen there?") from None
     placed = view.restriction
     if view.imsi != imsi or not (placed is None or _is_restriction(placed)):
+        raise WrongAnswer(f"{server.url}: an answer that cannot be one")
+    return view
+
+
+def query_risk(server: Server, number: str, terms: dict[str, str], timeout: float, keys: Keys) -> RiskView:
+    """A number's past, of one server, which audits that. terms: purpose, and as_of and window if they are asked for.
+
+    timeout: seconds. Raises NoAnswer, WrongAnswer, LookupdError.
+    """
+    return asyncio.run(_ask_risk(server, number, terms, timeout, keys))
+
+
+async def _ask_risk(server: Server, number: str, terms: dict[str, str], timeout: float, keys: Keys) -> RiskView:
+    url = f"{server.url}/v1/numbers/{quote(number, safe='')}/history"
+    async with _session(server, timeout, keys) as session:
+        told = await _told(server, session.get(url, params=terms, allow_redirects=False))
+    try:
+        view = msgspec.json.decode(told, type=RiskView)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise WrongAnswer(f"{server.url}: no answer: does lookupd listen there?") from None
+    texts = [text for text in msgspec.structs.astuple(view) if isinstance(text, str)]
+    texts += [text or "" for move in view.moves for text in (move.at, move.kind, move.from_network, move.to_network)]
+    is_placed = view.restriction is None or _is_restriction(view.restriction)
+    if view.outcome not in _LABELS or not is_placed or not all(text.isprintable() for text in texts):
         raise WrongAnswer(f"{server.url}: an answer that cannot be one")
     return view
 

@@ -45,6 +45,7 @@ AREAS = {
     "LK24": "A replica of a fleet",
     "LK25": "The probe",
     "LK26": "Batches",
+    "LK27": "Risk checks",
 }
 
 EVENTS: dict[str, Event] = {
@@ -354,6 +355,12 @@ EVENTS: dict[str, Event] = {
         "See the reason: a folder above it that is missing, its rights, the disk.", "batches.md",
     ),
     "batches_usable": Event("LK2607", "info", _fields("path"), "It can be used again."),
+    "audit_failing": Event(
+        "LK2701", "error", _fields("path reason"),
+        "The audit of risk checks cannot be written: none is answered until it can.",
+        "See the reason: rights, the disk.", "records.md",
+    ),
+    "audit_resumed": Event("LK2702", "info", _fields("path"), "It is written again."),
 }  # fmt: skip
 
 

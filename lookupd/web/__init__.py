@@ -17,6 +17,7 @@ from lookupd.settings import Config, Permission
 
 if TYPE_CHECKING:
     from lookupd.access import Client
+    from lookupd.audit import Audit
     from lookupd.jobs_runner import Runner
     from lookupd.observe.metrics import Metrics
     from lookupd.pair_watch import PairWatch
@@ -61,10 +62,12 @@ class Site:
         tap: Tap,
         engine_name: str,
         jobs: Runner | None,
+        audit: Audit,
     ) -> None:
         """readiness: why queries are not answered from data, or None. begin_batch: pins the newest state; called before
         each batch of `engine.resolve`. store: for states of one's own, pinned longer. watch: on the peer, if there is
-        one. tap: for the query log. jobs: lists of numbers, if they are served."""
+        one. tap: for the query log. jobs: lists of numbers, if they are served.
+        audit: of risk checks."""
         self.engine = engine
         self.metrics = metrics
         self.config, self.config_path = config, config_path
@@ -75,6 +78,7 @@ class Site:
         self.tap = tap
         self.engine_name = engine_name
         self.jobs = jobs
+        self.audit = audit
 
 
 def client_of(request: web.Request) -> Client:
@@ -99,8 +103,14 @@ def routes(site: Site) -> list[Route]:
     from lookupd.web.imsis import ImsiQueries
     from lookupd.web.messages import Messages
     from lookupd.web.numbers import Numbers
+    from lookupd.web.risk import RiskChecks
     from lookupd.web.state import State
 
-    of_numbers = (*Numbers(site).routes(), *ImsiQueries(site).routes(), *Batches(site).routes())
+    of_numbers = (
+        *Numbers(site).routes(),
+        *ImsiQueries(site).routes(),
+        *Batches(site).routes(),
+        *RiskChecks(site).routes(),
+    )
     of_data = (*site.store.routes(), *of_numbers, *State(site).routes())
     return [*of_data, *openapi.routes(), *page.routes(), *Messages().routes()]

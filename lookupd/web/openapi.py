@@ -69,7 +69,7 @@ def _security() -> Schema:
 
 
 def _schemas() -> Schema:
-    from lookupd.web import openapi_batches
+    from lookupd.web import openapi_batches, openapi_risk
 
     (_, vitals), found = msgspec.json.schema_components(
         [AnswerView, Vitals], ref_template="#/components/schemas/{name}"
@@ -93,6 +93,7 @@ def _schemas() -> Schema:
         "Feeds": _feeds(),
         "Entry": _entry(),
         "Batch": openapi_batches.batch(),
+        "RiskCheck": openapi_risk.risk_check(),
     }
 
 
@@ -182,7 +183,7 @@ def _entry() -> Schema:
 
 
 def _paths() -> Schema:
-    from lookupd.web import openapi_batches
+    from lookupd.web import openapi_batches, openapi_risk
 
     return {
         "/v1/numbers/{number}": {
@@ -219,6 +220,7 @@ def _paths() -> Schema:
         "/v1/journal": {"get": _journal()},
         "/v1/openapi.json": {"get": _operation("This document", _OBJECT)},
         **openapi_batches.paths(),
+        **openapi_risk.paths(),
     }
 
 

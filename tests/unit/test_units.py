@@ -176,6 +176,7 @@ def test_users_share_a_group_and_folders_are_theirs_alone(prepared: Path) -> Non
     assert rights("var/lib/lookupd") == (loader, group, 0o2750)
     for replica in "ab":
         assert rights(f"var/lib/lookupd/{replica}-usage") == (daemon, group, 0o750)
+        assert rights(f"var/lib/lookupd/{replica}-audit") == (daemon, group, 0o700)
 
 
 def test_sysctls_that_we_ship_are_those_that_doctor_names(tmp_path: Path) -> None:
