@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @click.option("--country", default="886", show_default=True, help="Country code of the plan, with --store.")
 @click.option("--server", metavar="URL", help="A daemon, http:// or https://, which audits the question.")
 @click.option("--purpose", metavar="WHY", help="With --server: why it is asked, such as a case; it is kept.")
-@click.option("--token-file", type=PATH, help="With an https server: file with the client's token.")
-@click.option("--ca-file", type=PATH, help="With an https server: authorities that are believed.")
+@click.option("--token-file", type=PATH, help="Holds the token of this client; for https:// servers.")
+@click.option("--ca-file", type=PATH, help="Authorities of https:// servers, in PEM.  [default: the system's]")
 @click.option("--timeout", default=5.0, show_default=True, type=click.FloatRange(0.001, 600), help="Seconds.")
 @json_option
 def history(

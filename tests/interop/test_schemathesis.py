@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 
 EXAMPLES = 60
-LOCAL = '[[client]]\nname = "local"\nsources = ["127.0.0.0/8"]\nmay = ["query", "status", "history", "batch"]\n'
+LOCAL = '[[client]]\nname = "local"\nsources = ["127.0.0.0/8"]\nmay = ["query", "status", "history", "batch", "risk"]\n'
 
 
 @pytest.mark.timeout(600)
@@ -33,7 +33,7 @@ def test_api_is_as_its_document_says(loaded: Workbench, tmp_path: Path) -> None:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-12_000:]
-    assert "No issues found" in done.stdout
+    assert "No issues found" in done.stdout, done.stdout[-3000:]
 
 
 def _one_batch(http: int) -> str:
