@@ -23,6 +23,9 @@ LANGUAGES = ("zh_TW",)
 PAGE_CONTEXT = "page"
 """msgctxt of the status page's strings: of a catalogue, the page is given these alone."""
 
+REPORT_CONTEXT = "report"
+"""msgctxt of what the regulator's report says, which is written in all languages, whoever runs the command."""
+
 _PLAIN_LOCALES = ("", "C", "POSIX")
 
 _chosen = gettext.NullTranslations()
@@ -97,7 +100,12 @@ def _read(folder: Path, language: str) -> gettext.NullTranslations:
 
 def page_messages(language: str) -> dict[str, str]:
     """The page's strings in one of LANGUAGES, by the English ones. Raises OSError if the catalogue cannot be read."""
-    prefix = PAGE_CONTEXT + "\x04"
+    return context_messages(language, PAGE_CONTEXT)
+
+
+def context_messages(language: str, context: str) -> dict[str, str]:
+    """The strings of one msgctxt, likewise."""
+    prefix = context + "\x04"
     messages = read_messages(LOCALES / language / "LC_MESSAGES" / f"{DOMAIN}.mo")
     return {key.removeprefix(prefix): text for key, text in messages.items() if key.startswith(prefix)}
 

@@ -805,6 +805,9 @@ MISSING_SNAPSHOTS_TOLD = 20
 MONTH_NUMBERS_PER_STEP = 1000
 """Looked up in the history between two words on the progress: some 30 ms."""
 
+PDF_SECONDS = 90.0
+"""A browser prints a report's page in a few seconds; on a busy machine its start alone may take ten."""
+
 # -- risk checks and their audit ---------------------------------------------------------------------------
 
 RISK_WINDOW_SECONDS = 180 * 86_400

@@ -45,6 +45,7 @@ _KINDS = {"port": "ports", "return": "returns", "correct": "corrections"}
 )
 @click.option("--out", type=EXISTING, metavar="FOLDER", help="Folder for the report's files.")
 @click.option("--masked", is_flag=True, help="Hide the last four digits of the numbers in the trace.")
+@click.option("--pdf", is_flag=True, help="Print the pages as PDF too; needs a Chromium.")
 @click.option("--replica", default="a", show_default=True, help="Name in the report, with --store.")
 @on_store
 def half_year(
@@ -57,12 +58,14 @@ def half_year(
     reconciliations: tuple[Path, ...],
     out: Path | None,
     masked: bool,
+    pdf: bool,
     replica: str,
 ) -> None:
     """Make the half-yearly report: ported in and out, failures, porting times, extra call set-up time, availability.
 
     What the regulator asks for by 10 January and 10 July (NPR articles 10, 18). Each figure of the journal is traced
-    to its entries in half-year-PERIOD-trace.csv. What is not known is told; nothing is guessed.
+    to its entries in half-year-PERIOD-trace.csv. What is not known is told; nothing is guessed. With --out there are
+    also a page to file in English and in Traditional Chinese, tables as CSV, and all of it as JSON.
 
     \b
     Examples: lookupd-loader report half-year --period 2026H2 --config /etc/lookupd/a.toml --out report
@@ -71,10 +74,16 @@ def half_year(
                   --availability availability.json --reconciliation october.json
     """
     from loader.regulator.half_year import Evidence
+    from loader.regulator.half_year_pages import find_browser, write_pages
 
+    if pdf and out is None:
+        raise click.UsageError("--pdf goes with --out FOLDER")
+    browser = find_browser() if pdf else None
     wanted = _wanted(target, period, time_zone, network, replica)
     evidence = Evidence(ledgers, availability, reconciliations, target.spools)
     found, written = _make(target, wanted, evidence, out, masked=masked)
+    if out is not None:
+        written += write_pages(found, out, browser=browser)
     if target.as_json:
         click.echo(msgspec.json.encode(found).decode())
         return
