@@ -1,7 +1,8 @@
 """Time in service by what Prometheus saw of the pair: the answer of its API, kept in a file, by months.
 
-Asked for hour by hour, `avg_over_time(pair:lookupd_available:bool[1h])` with a step of 3600, since a half-year of
-minutes is more than Prometheus answers at once. docs/reports.md has the command.
+Asked for hour by hour, `avg_over_time(pair:lookupd_available:bool[59m59s] offset 1s)` with a step of 3600, since a
+half-year of minutes is more than Prometheus answers at once. A range has both its ends: `[1h]` would count the first
+sample of the next hour too. docs/reports.md has the whole command.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from loader.regulator.availability import read_hours
 from tests.callers import ask_npq
 from tests.conftest import Workbench, free_port, run_daemon, wait_until
 from tests.exchange import Exchange
@@ -172,3 +174,35 @@ def ask_some(port: int) -> None:
         for query_id in range(1, 6):
             sock.sendto(ask_npq("886912345678", query_id).message, ("127.0.0.1", port))
             assert sock.recv(4096)
+
+
+def test_half_year_takes_its_availability_from_what_prometheus_answers(tmp_path: Path) -> None:
+    """Backfilled, since nobody waits half a year: the query of docs/reports.md, and the reader of its answer."""
+    end = int(time.time()) // 3600 * 3600
+    first = end - 6 * 3600
+    samples = "".join(
+        f'pair:lookupd_available:bool{{pair="taipei"}} {0 if first + 3600 <= at < first + 5400 else 1} {at}\n'
+        for at in range(first, end, 60)
+    )
+    (tmp_path / "past.txt").write_text(f"# TYPE pair:lookupd_available:bool gauge\n{samples}# EOF\n")
+    subprocess.run(
+        ["promtool", "tsdb", "create-blocks-from", "openmetrics", tmp_path / "past.txt", tmp_path / "data"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    with prometheus(tmp_path, {address: free_port() for address in ADDRESSES}) as server:
+        found = {
+            "status": "success",
+            "data": server.get(
+                "query_range",
+                query='avg_over_time(pair:lookupd_available:bool{pair="taipei"}[59m59s] offset 1s)',
+                start=str(first + 3600),
+                end=str(end),
+                step="3600",
+            ),
+        }
+    (tmp_path / "availability.json").write_text(json.dumps(found))
+    hours = read_hours(tmp_path / "availability.json")
+    assert sorted(hours) == list(range(first // 3600, end // 3600))
+    assert hours[first // 3600] == 1
+    assert hours[first // 3600 + 1] == pytest.approx(0.5, abs=0.02)
+    assert all(hours[hour] == 1 for hour in range(first // 3600 + 2, end // 3600))
