@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from lookupd.limits import PREFIX_BITS_V4, PREFIX_BITS_V6, PREFIX_SLOTS, SOURCES_CACHED_MAX
-from lookupd.observe.counters import ALL_DIALECTS, USAGE_RESULTS, Usage
+from lookupd.model import Outcome
+from lookupd.observe.counters import ALL_DIALECTS, DROPPED, USAGE_RESULTS, Usage
 from lookupd.protocols.enum_dns import profile_of
 from lookupd.settings import ClientSettings
 
@@ -182,6 +183,16 @@ class Access:
     def usage(self) -> list[list[Usage]]:
         """See `counters.ClientUsage`."""
         return [[client.usage[dialect] for dialect in ALL_DIALECTS] for client in self.clients]
+
+    def count_list(self, name: str, outcomes: Mapping[str, int], bad: int) -> None:
+        """Rows of a list of this client, by outcome, are its queries over HTTP; of one that is none any more, nobody's.
+        bad: those that were no question."""
+        usage = next((client.usage["http"] for client in self.clients if client.name == name), None)
+        if usage is None:
+            return
+        for outcome in Outcome:
+            usage[outcome] += outcomes.get(outcome.label, 0)
+        usage[DROPPED] += bad
 
     def retire(self) -> None:
         """Another list is in force: only the counts are still asked for."""

@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Daemon:
         self.engine.withdrawn = withdrawn
         self.serving = ServingSeconds(follows=predecessor is not None)
         self.audit = Audit(config.audit_path, config.audit.keep)
-        self.jobs = Runner(config, self.readiness) if config.batches.path else None
+        self.jobs = Runner(config, self.readiness, count=self._count_list) if config.batches.path else None
         self.site = self._make_site(engine_name)
         self.secrets = Secrets()
         self.listeners: dict[Key, Listener] = {}
@@ -245,6 +245,10 @@ class Daemon:
             await self.canary.verify()
             await self.predecessor.ready()
             self.predecessor.take_connections(self._adopt, self.in_charge.set)
+
+    def _count_list(self, client: str, outcomes: Mapping[str, int], bad: int) -> None:
+        """By the clients list that is in force when the job is done."""
+        self.access.count_list(client, outcomes, bad)
 
     def listeners_now(self) -> list[tuple[Key, Listener]]:
         """Those that are open."""

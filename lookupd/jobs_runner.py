@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
@@ -60,8 +60,10 @@ class Runner:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         clock: JobsClock | None = None,
+        count: Callable[[str, Mapping[str, int], int], None] = lambda client, outcomes, bad: None,
     ) -> None:
-        """readiness: why queries are not answered from data, or None: without it no job begins."""
+        """readiness: why queries are not answered from data, or None: without it no job begins. count: told once of
+        each job that is done: whose it was, its rows by outcome, and those that were no question."""
         self.settings = config.batches
         self.folder = JobFolder(config.batches)
         self.clock = clock or JobsClock(config.limits.clock_step)
@@ -74,6 +76,7 @@ class Runner:
         self._config = config
         self._readiness = readiness
         self._monotonic = monotonic
+        self._count_rows = count
         self._running: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._stopped: dict[str, NoRoom | None] = {}
@@ -320,6 +323,8 @@ class Runner:
         self.ended[told.cause or "done"] += 1
         if is_done:
             counts = {name: _whole(summary.get(name)) for name in ("rows", "bad", "duplicates")}
+            outcomes = summary.get("outcomes") or {}
+            self._count_rows(job.order.client, {name: _whole(outcomes[name]) for name in outcomes}, counts["bad"])
             log("batch_done", client=job.order.client, job=job.id, **counts, seconds=summary.get("seconds", 0))
         else:
             log("batch_failed", client=job.order.client, job=job.id, cause=told.cause, reason=_for_log(told))

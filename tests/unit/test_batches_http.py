@@ -24,6 +24,7 @@ from lookupd.errors import ConfigError
 from lookupd.jobs import Order, Wishes
 from lookupd.jobs_clock import JobsClock
 from lookupd.limits import JOBS_CLOCK_SECONDS, JOBS_UPLOADS_MAX
+from lookupd.observe.counters import USAGE_RESULTS
 from lookupd.second_look import warnings
 from lookupd.units import format_time
 from tests.conftest import Served, Workbench, serve, wait_until
@@ -157,6 +158,15 @@ async def test_a_split_result_has_a_file_for_each_network(loaded: Workbench) -> 
             text = await reply.text()
             assert (reply.status, "A1" in text, "A2" in text) == (200, True, False)
         await get(session, f"{here}/1403.csv", 404)
+
+
+async def test_rows_of_a_list_are_its_clients_usage_when_it_is_done(loaded: Workbench) -> None:
+    async with site(loaded) as (served, session):
+        before = list(served.daemon.access.clients[0].usage["http"])
+        job = await upload(session)
+        await ended(session, job["id"])
+        grown = [now - then for now, then in zip(served.daemon.access.clients[0].usage["http"], before, strict=True)]
+    assert {USAGE_RESULTS[at]: count for at, count in enumerate(grown) if count} == {"ported": 2, "dropped": 1}
 
 
 async def test_columns_are_chosen_by_name_or_number(loaded: Workbench) -> None:
