@@ -43,48 +43,43 @@ def read(folder: Path) -> Iterator[Line]:
 
 def prove(folder: Path) -> Proof:
     """Hold every line against the one before, and every file against the one that it follows."""
-    hashes: dict[str, list[str]] = {}
-    cut_off, broken, records = [], [], 0
-    for path in _files(folder):
-        lines, is_whole = _lines(path)
-        cut_off += [] if is_whole else [path.name]
-        own = hashes[path.name] = []
+    files = {path.name: _lines(path) for path in _files(folder)}
+    hashes = {name: [line_hash(line) for line in lines] for name, (lines, _) in files.items()}
+    broken, records = [], 0
+    for name, (lines, _) in files.items():
         for number, line in enumerate(lines, 1):
-            place = f"{path.name}:{number}"
             try:
-                record = _record(path, number, line)
+                record = _record(folder / name, number, line)
             except LookupdError as error:
                 broken.append(str(error))
-                own.append(line_hash(line))
                 continue
             records += 1
-            if number > 1 and record.previous != own[-1]:
-                broken.append(f"{place}: does not follow the line before: one was changed or taken out")
             if number == 1:
-                broken += _broken_start(record, place, hashes, is_oldest=len(hashes) == 1)
-            own.append(line_hash(line))
+                why = _broken_start(record, hashes, is_oldest=name == next(iter(files)))
+            else:
+                is_next = record.previous == hashes[name][number - 2] and record.after is None
+                why = None if is_next else "does not follow the line before: one was changed or taken out"
+            broken += [] if why is None else [f"{name}:{number}: {why}"]
     newest = next((name for name in reversed(hashes) if hashes[name]), None)
     return Proof(
-        len(hashes),
+        len(files),
         records,
         newest,
         None if newest is None else hashes[newest][-1],
-        tuple(cut_off),
+        tuple(name for name, (_, is_whole) in files.items() if not is_whole),
         tuple(broken),
     )
 
 
-def _broken_start(record: AuditRecord, place: str, hashes: dict[str, list[str]], *, is_oldest: bool) -> list[str]:
-    """Of a file's first line. What the oldest file follows may have been removed when it was old enough."""
+def _broken_start(record: AuditRecord, hashes: dict[str, list[str]], *, is_oldest: bool) -> str | None:
+    """Why a file's first line cannot be where it is. What the oldest file follows may have been removed, being old."""
     if record.after is None:
-        return [] if record.previous == FIRST else [f"{place}: follows a line, and names no file"]
-    if is_oldest:
-        return []
+        return None if record.previous == FIRST else "follows a line, and names no file"
     if record.after not in hashes:
-        return [f"{place}: the file that it follows is gone: {record.after}"]
+        return None if is_oldest else f"the file that it follows is gone: {record.after}"
     if record.previous not in hashes[record.after]:
-        return [f"{place}: the line that it follows is not in {record.after}: it was changed or taken out"]
-    return []
+        return f"the line that it follows is not in {record.after}: it was changed or taken out"
+    return None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -79,6 +79,15 @@ async def test_two_processes_at_a_time_have_files_of_their_own(tmp_path: Path) -
     assert good(prove(tmp_path))
 
 
+async def test_a_clock_that_was_set_back_breaks_no_chain(tmp_path: Path) -> None:
+    clock = Clock()
+    for purpose in "abc":
+        await note(tmp_path, purpose, clock=clock)
+        clock.now -= 3600
+    found = prove(tmp_path)
+    assert (found.records, good(found)) == (3, True)
+
+
 async def test_whatever_is_changed_or_taken_out_is_found(tmp_path: Path) -> None:
     clock = Clock()
     await note(tmp_path, "a", "b", "c", clock=clock)
