@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lookupd.doctor import feeds, kernel, machine, rights, running, settings, twin, usage
+from lookupd.doctor import audit, feeds, kernel, machine, rights, running, settings, twin, usage
 from lookupd.doctor.check import Check, Subject, read_store
 from lookupd.errors import LookupdError
 from lookupd.i18n import cells
@@ -45,6 +45,7 @@ GROUPS: dict[str, Group] = {
     "exchange": running.look_at_exchange,
     "peer": twin.look,
     "usage": usage.look,
+    "audit": audit.look,
 }
 """In the order in which they are told. Where a group does not end, its name stands for its checks."""
 

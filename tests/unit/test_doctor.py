@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from lookupd.store.portable import StoreState
 from lookupd.store.schema import format_digest
 from lookupd.units import format_time
 from tests.conftest import Workbench, free_port, halt, run_cli, run_daemon
+from tests.unit.test_audit import note
 
 KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
 MINE = str(os.geteuid())
@@ -502,6 +504,20 @@ def test_folder_of_usage_that_the_daemon_may_not_write_is_told(loaded: Workbench
     config = loaded.config('[usage]\npath = "/usr/local"\n')
     assert "may not write there" in checks(config, "61002")["usage rights"].message
     assert checks(config, "0")["usage rights"].result == "ok"
+
+
+def test_audit_that_cannot_be_written_or_was_changed_is_told(loaded: Workbench) -> None:
+    config = loaded.config('[audit]\npath = "/usr/local/lookupd-audit"\n')
+    found = checks(config, "61002")["audit rights"]
+    assert (found.result, found.way_out) == ("fail", "install -d -o 61002 -g lookupd -m 700 /usr/local/lookupd-audit")
+    config = loaded.config()
+    assert checks(config, "0")["audit rights"].result == "ok"
+    assert "audit" not in checks(config)
+    asyncio.run(note(read_config(config).audit_path, "a", "b", "c"))
+    assert "3 records" in checks(config)["audit"].message
+    (file,) = read_config(config).audit_path.iterdir()
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[::2]))
+    assert checks(config)["audit"].result == "fail"
 
 
 def test_damaged_ledger_of_usage_is_told(loaded: Workbench) -> None:
