@@ -24,7 +24,6 @@ class BatchOptions(msgspec.Struct, frozen=True):
     encoding: str | None = None
     header: bool | None = None
     split: bool = False
-    as_of: int | None = None
 
 
 class BadRow(msgspec.Struct, frozen=True):
