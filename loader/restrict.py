@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from lookupd.errors import LookupdError
-from lookupd.limits import RESTRICTION_EXTENSION_YEARS, RESTRICTION_YEARS
+from lookupd.limits import RESTRICTION_EXTENSION_YEARS, RESTRICTION_YEARS, RESTRICTIONS_PER_BLOCK_MAX
 from lookupd.model import (
     TN,
     JournalKind,
@@ -46,7 +46,7 @@ def after(
         case NoticeKind.RESTRICT:
             return _placed(known, terms, notified_at)
         case NoticeKind.EXTEND:
-            return _extended(known, terms)
+            return _extended(known, terms, notified_at)
     if known is None:
         raise Forbidden(f"{terms.authority} has no restriction here in case {terms.case}: only who placed one lifts it")
     return None
@@ -87,9 +87,13 @@ def check_time(restriction: Restriction) -> None:
         raise Forbidden(f"until is after {format_time(longest)}, the last moment that is allowed with its from")
 
 
-def _extended(known: Restriction | None, terms: RestrictionTerms) -> Restriction:
+def _extended(known: Restriction | None, terms: RestrictionTerms, notified_at: UnixSeconds) -> Restriction:
     if known is None:
         raise Forbidden(f"{terms.authority} has no restriction here in case {terms.case} that could be extended")
+    if known.until <= notified_at:
+        raise Forbidden(
+            f"it lapsed at {format_time(known.until)}: only one that has not can be extended; place another"
+        )
     if known.extended:
         raise Forbidden("it was extended before: once is what is allowed")
     longest = _years_later(known.until, RESTRICTION_EXTENSION_YEARS)
@@ -135,8 +139,10 @@ def change_restriction(change: Change, notice: Notice) -> tuple[JournalKind, Res
     """Change the store; the entry that is due, and what it is to keep. Raises Forbidden: nothing was changed."""
     terms = notice.restriction
     assert terms is not None
-    known = known_of(change, terms)
+    known = restricting.known(change, terms.target, terms.first, terms.last, terms.authority, terms.case)
     found = after(known, notice.kind, terms, notice.notified_at)
+    if found is not None:
+        check_room(change, found, notice.notified_at)
     if found is None:
         assert known is not None
         restricting.delete(change, known)
@@ -145,9 +151,14 @@ def change_restriction(change: Change, notice: Notice) -> tuple[JournalKind, Res
     return JournalKind(notice.kind.value), found
 
 
-def known_of(change: Change, terms: RestrictionTerms) -> Restriction | None:
-    """The one that is meant; None if there is none."""
-    return restricting.known(change, terms.target, terms.first, terms.last, terms.authority, terms.case)
+def check_room(change: Change, restriction: Restriction, moment: UnixSeconds) -> None:
+    """Of each thousand numbers, no more than an answer can look through. Raises Forbidden."""
+    block = restricting.full_block(change, restriction, moment)
+    if block is not None:
+        raise Forbidden(
+            f"{RESTRICTIONS_PER_BLOCK_MAX} restrictions reach into +{block}000 to +{block}999 that have not lapsed: "
+            "that is all there can be; lift some, or wait until some have lapsed"
+        )
 
 
 def _record(change: Change, kind: JournalKind, notice: Notice, kept: Restriction | None, **fields: object) -> None:

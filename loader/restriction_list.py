@@ -13,7 +13,7 @@ import msgspec
 
 from loader.differences import report_file
 from loader.formats.restrictions import parse_measure, parse_target, parse_words
-from loader.restrict import Forbidden, check_time
+from loader.restrict import Forbidden, check_room, check_time
 from loader.tables import each_row
 from loader.validate import check_one_kind
 from lookupd.errors import Rejected
@@ -117,6 +117,9 @@ def place_list(change: Change, path: Path, listed: list[Restriction], words: str
             others.append((line, f"here case {it.case} of {it.authority} says {known.measure.label} until {until}"))
             if len(others) >= Rejected.TOLD_MAX:
                 break
+        elif (why := _no_room(change, it)) is not None:
+            others.append((line, why))
+            break
         else:
             restricting.put(change, it)
             _record(change, it, path.name, words)
@@ -125,6 +128,14 @@ def place_list(change: Change, path: Path, listed: list[Restriction], words: str
         raise Rejected(path.name, others)
     done.serial = change.serial
     return done
+
+
+def _no_room(change: Change, it: Restriction) -> str | None:
+    try:
+        check_room(change, it, change.now)
+    except Forbidden as error:
+        return str(error)
+    return None
 
 
 def _record(change: Change, it: Restriction, source: str, words: str) -> None:

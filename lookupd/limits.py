@@ -28,7 +28,7 @@ STORE_READERS_MAX = 1024
 """Reader slots in the lock file: one a process and thread that reads, 64 bytes each."""
 
 STORE_DATABASES_MAX = 16
-"""Eleven are in use; the rest is room for later format versions."""
+"""Twelve are in use; the rest is room for later format versions."""
 
 WRITER_WAIT_SECONDS = 10.0
 """How long a command waits for another writer before it says who holds the store."""
@@ -693,6 +693,13 @@ RESTRICTION_YEARS = 2
 
 RESTRICTION_EXTENSION_YEARS = 1
 """What its one extension may add (EPR article 36)."""
+
+RESTRICTIONS_PER_BLOCK_MAX = 4000
+"""That have not lapsed and reach into one block of a thousand numbers: four for each of them. An answer reads those of
+64 numbers, so 64,000 bytes where each reaches over the whole block, and a change writes a megabyte anew."""
+
+RESTRICTIONS_CACHED_MAX = 500_000
+"""Records of them that a write transaction keeps unpacked, about 75 MB, before it writes them out and starts again."""
 
 RESTRICTION_WORDS_CHARS_MAX = 64
 """Of an authority's name and of a case number: as much as a notice's reference."""

@@ -109,7 +109,7 @@ def _carry_out(
 ) -> None:
     """In one transaction; the store is as before when anything is refused."""
     from loader.formats.restrictions import parse_measure
-    from loader.restrict import Forbidden, known_of, restrict_by_hand
+    from loader.restrict import Forbidden, restrict_by_hand
     from lookupd.model import Notice
     from lookupd.model import Target as On
 
@@ -125,8 +125,6 @@ def _carry_out(
     notice = Notice(kind, *ends, None, None, None, now, None, None, asked)
     with open_writer(target) as writer, writer.change(now) as change:
         try:
-            if kind is NoticeKind.EXTEND:
-                _refuse_lapsed(known_of(change, asked), now)
             kept = restrict_by_hand(change, notice, words)
         except Forbidden as error:
             raise Forbidden(f"{error}; the store is unchanged") from None
@@ -136,13 +134,6 @@ def _carry_out(
         begin = f", with --from {format_time(kept.begins_at)}" if kind is NoticeKind.RESTRICT else ""
         notes.append(f"the peer is not told by this: carry out the same there within {TABLES_SECONDS:.0f} s{begin}")
     _tell(target, kind, kept, change.serial, notes)
-
-
-def _refuse_lapsed(known: Restriction | None, now: UnixSeconds) -> None:
-    from loader.restrict import Forbidden
-
-    if known is not None and known.until <= now:
-        raise Forbidden(f"it lapsed at {format_time(known.until)}: only one that has not can be extended")
 
 
 def _read_terms(target: Target, meant: dict[str, str | None]) -> tuple[RestrictionTerms, list[str]]:

@@ -28,7 +28,7 @@ from lookupd.model import (
     StreamPosition,
     UnixSeconds,
 )
-from lookupd.store import journal, restrictions
+from lookupd.store import journal, restricted, restrictions
 from lookupd.store.native import as_native, open_native
 from lookupd.store.schema import (
     BLOCK_BYTES,
@@ -236,8 +236,18 @@ class Reader:
         return None
 
     def restriction(self, tn: int, now: UnixSeconds) -> InForce | None:
-        """Of a number whose entry has RESTRICTED: the strictest that is in force. Raises StoreError for a damaged row,
-        or if there is none."""
+        """Of a number whose entry has RESTRICTED: the strictest that is in force. Raises StoreError for a damaged
+        value, or if there is none."""
+        block, offset = divmod(tn, NUMBERS_PER_BLOCK)
+        try:
+            value = self._get(BLOCK_KEY.pack(block), db=self._handles["restricted"])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+        if value is None:
+            raise StoreError(f"{self.path}: the restrictions of block {block} are missing: restore the store")
+        is_told, holds = restricted.find(block, value, offset, now)
+        if is_told:
+            return holds
         found = self.restrictions(tn)
         if not found:
             raise StoreError(f"{self.path}: the restriction of {tn} is missing: restore the store")

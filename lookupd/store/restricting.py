@@ -1,4 +1,4 @@
-"""Restrictions inside a write transaction: rows, the bits of the numbers, the digest and the history of each.
+"""Restrictions inside a write transaction: rows, the bits of the numbers, what look-ups read, digest, history.
 
 What may be placed, extended and lifted, and by whom, is the loader's to say.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lookupd.model import Restriction, Target
+from lookupd.limits import RESTRICTIONS_PER_BLOCK_MAX
+from lookupd.model import Restriction, Target, UnixSeconds
 from lookupd.store import restrictions
 from lookupd.store.change import Change
+from lookupd.store.restricted import blocks_of, record_of
 from lookupd.store.restrictions import (
     KEY,
     NUMBERS,
@@ -30,12 +32,39 @@ def known(change: Change, target: Target, first: int, last: int, authority: str,
     return None if value is None else restrictions.unpack_row(key, bytes(value))
 
 
+def full_block(change: Change, restriction: Restriction, moment: UnixSeconds) -> int | None:
+    """A block with no room for it: RESTRICTIONS_PER_BLOCK_MAX others that reach into it lapse after the moment.
+
+    One that has lapsed by then needs none, whichever they are. Else None; the same whenever it is asked.
+    """
+    it = restriction
+    if it.until <= moment:
+        return None
+    before = known(change, it.target, it.first, it.last, it.authority, it.case)
+    is_among = before is not None and before.until > moment
+    for block in blocks_of(it):
+        records = change.restricted(block)
+        if len(records) - is_among >= RESTRICTIONS_PER_BLOCK_MAX:
+            outlast = sum(record.until > moment for record in records)
+            if outlast - is_among >= RESTRICTIONS_PER_BLOCK_MAX:
+                return block
+    return None
+
+
 def put(change: Change, restriction: Restriction) -> None:
-    """Place it, or put it in the place of the one of the same target, authority and case."""
+    """Place it, or put it in the place of the one of the same target, authority and case.
+
+    Whether there is room is told by `full_block`; without, answers read the rows, which takes longer.
+    """
     it = restriction
     before = known(change, it.target, it.first, it.last, it.authority, it.case)
     handle = change.handles["restrictions"]
     change.keep_row(restrictions.history_name(key_of(restriction)), encode(before))
+    for block in blocks_of(restriction):
+        records = change.restricted(block)
+        if before is not None:
+            records.remove(record_of(block, before))
+        records.append(record_of(block, restriction))
     change.transaction.put(key_of(restriction), pack_row(restriction), db=handle)
     change.digest += restriction_term(restriction) - (0 if before is None else restriction_term(before))
     if before is None and restriction.target is Target.NUMBER:
@@ -48,6 +77,8 @@ def delete(change: Change, restriction: Restriction) -> None:
     """Take it out; numbers of which no other tells are free. It must be there as it is given."""
     handle = change.handles["restrictions"]
     change.keep_row(restrictions.history_name(key_of(restriction)), encode(restriction))
+    for block in blocks_of(restriction):
+        change.restricted(block).remove(record_of(block, restriction))
     change.transaction.delete(key_of(restriction), db=handle)
     change.digest -= restriction_term(restriction)
     if restriction.target is Target.NUMBER:
@@ -58,7 +89,8 @@ def delete(change: Change, restriction: Restriction) -> None:
 
 
 def restore_bits(change: Change, block: int, entries: bytearray) -> None:
-    """Set the bits of a block's entries anew, from the rows."""
+    """Set the bits of a block's entries anew, from the rows, and what look-ups read of them."""
+    change.restricted(block)
     first = block * NUMBERS_PER_BLOCK
     marked = set(_covered(change, first, first + NUMBERS_PER_BLOCK - 1))
     for offset in range(NUMBERS_PER_BLOCK):

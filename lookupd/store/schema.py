@@ -8,6 +8,7 @@ the machines that map them are.
     details         tn // 1000 (u64)               -> n x 16 bytes (DETAIL), sorted by offset, checksum u64
     ranges          prefix, ASCII digits           -> route id (u16)
     restrictions    see `restrictions`              -> what authorities placed on numbers and IMSIs
+    restricted      tn // 1000 (u64)               -> what a look-up needs of them: see `restricted`
     pending         effective_at, sequence, line   -> PendingNotice, MessagePack, checksum u64
     journal         serial (u64)                   -> JournalEntry, MessagePack
     journal_blocks  tn // 1000 (u64), serial (u64) -> n x 24 bytes (PREVIOUS): a snapshot's old states;
@@ -45,13 +46,14 @@ Handle = Any
 Value = bytes | memoryview
 """What LMDB returns: owned bytes, or a view that ends with the transaction."""
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 DATABASES: Final = (
     "routes",
     "blocks",
     "details",
     "ranges",
     "restrictions",
+    "restricted",
     "pending",
     "journal",
     "journal_blocks",

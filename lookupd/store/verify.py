@@ -17,9 +17,11 @@ from lookupd.model import Target
 from lookupd.store.chain import check_history
 from lookupd.store.columns import DETAIL_DTYPE, U16s, number_terms, sums_by_row
 from lookupd.store.reader import Reader
+from lookupd.store.restricted import blocks_of, pack, records_of
 from lookupd.store.restrictions import restriction_term
 from lookupd.store.schema import (
     BLOCK_BYTES,
+    BLOCK_KEY,
     ENTRIES_BYTES,
     NUMBERS_PER_BLOCK,
     RESTRICTED,
@@ -32,6 +34,8 @@ from lookupd.store.schema import (
     route_fingerprint,
     unpack_details,
 )
+
+WAY_OUT = "any change of a restriction of its numbers writes it anew"
 
 PROBLEMS_MAX = 100
 """Problems told one by one; beyond them only the count goes on."""
@@ -68,6 +72,7 @@ def verify(reader: Reader, advance: Callable[[int], None] = lambda blocks: None)
         report.digest %= 1 << 64
         _check_details(reader, report)
         _check_bits(reader, report)
+        _check_restricted(reader, report)
     except StoreError as error:  # a page of the file: what is behind it cannot be read
         report.problem(str(error))
     report.journal_entries = check_history(reader, report.problem)
@@ -109,6 +114,19 @@ def _check_tables(reader: Reader, records: list[RouteRecord | None], report: Rep
         report.restrictions += 1
         digest += restriction_term(restriction)
     return digest
+
+
+def _check_restricted(reader: Reader, report: Report) -> None:
+    """What look-ups read of the restrictions, against the rows."""
+    wanted = {block for it in reader.every_restriction() for block in blocks_of(it)}
+    for key, value in reader.stored_from("restricted"):
+        block = int.from_bytes(key)
+        is_wanted = len(key) == BLOCK_KEY.size and block in wanted
+        if not is_wanted or value != pack(block, records_of(reader.stored_from, block)):
+            report.problem(f"restricted: the value of block {block} is not what its restrictions make: {WAY_OUT}")
+        wanted.discard(block)
+    for block in sorted(wanted):
+        report.problem(f"restricted: the value of block {block} is missing: {WAY_OUT}")
 
 
 def _check_bits(reader: Reader, report: Report) -> None:

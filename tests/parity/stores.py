@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import msgspec
@@ -21,6 +22,7 @@ from lookupd.model import (
     UnixSeconds,
 )
 from lookupd.numbering import Kind, Plan, load_plan
+from lookupd.store import restricted
 from lookupd.store.restrictions import key_of, pack_row, reaches_keys
 from lookupd.store.schema import (
     BLOCK_KEY,
@@ -120,6 +122,7 @@ DAMAGED = (886_935_000, 819_099_999, 44_208_000)
 WRONG_PLACE = 886_936_000
 """Its bytes are another block's."""
 SHORT = 886_937_000
+WITHOUT_RESTRICTED = 886_800_123
 
 
 def build_stores(folder: Path, seed: int = 1) -> dict[str, Path]:
@@ -148,7 +151,8 @@ def copy_stores(stores: dict[str, Path], folder: Path) -> dict[str, Path]:
 def _write_more(store: Path, rng: random.Random, *, wrapped: bool) -> None:
     environment = lmdb.open(str(store), max_dbs=16, map_size=1 << 30, lib_version=0)
     databases = {
-        name: environment.open_db(name) for name in (b"routes", b"blocks", b"ranges", b"restrictions", b"meta")
+        name: environment.open_db(name)
+        for name in (b"routes", b"blocks", b"ranges", b"restrictions", b"restricted", b"meta")
     }
     with environment.begin(write=True) as transaction:
         for route_id, record in ROUTES.items():
@@ -161,6 +165,11 @@ def _write_more(store: Path, rng: random.Random, *, wrapped: bool) -> None:
             transaction.put(BLOCK_KEY.pack(block), sound, db=databases[b"blocks"])
             for key, value in _restrictions(rng, block, entries):
                 transaction.put(key, value, db=databases[b"restrictions"])
+        for block in BLOCKS:
+            if block == WITHOUT_RESTRICTED:
+                continue
+            value = _restricted(rng, transaction, databases[b"restrictions"], block)
+            transaction.put(BLOCK_KEY.pack(block), value, db=databases[b"restricted"])
         for block in (*DAMAGED, WRONG_PLACE, SHORT):
             value = bytearray(pack_block(block + (block == WRONG_PLACE), _entries(rng), 5))
             if block in DAMAGED:
@@ -213,6 +222,23 @@ def _restrictions(rng: random.Random, block: int, entries: bytes) -> Iterator[tu
             if draw < 0.95:
                 yield key_of(it), bytes(value)
             yield from ((key, b"") for key in reaches_keys(it))
+
+
+def _restricted(rng: random.Random, transaction: Any, database: Any, block: int) -> bytes:
+    """What the rows make; in one block of three rows are asked, in others some bits are not what they were."""
+
+    def rows_from(_: str, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with transaction.cursor(db=database) as cursor:
+            if cursor.set_range(first):
+                yield from cursor.iternext()
+
+    records = restricted.records_of(rows_from, block)
+    if block % 3 == 0:
+        records.append(restricted.Record(0, NUMBERS_PER_BLOCK - 1, 0, 0, CONFIRMED_AT + rng.choice((-500, 10**6))))
+    value = bytearray(restricted.pack(block, records))
+    for _ in range(block % 3):
+        value[rng.randrange(len(value))] ^= 1 << rng.randrange(8)
+    return bytes(value)
 
 
 def stored_blocks() -> list[int]:

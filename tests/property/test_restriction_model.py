@@ -88,7 +88,7 @@ def follow(placed: Placed, step: dict[str, Any], now: int) -> bool:
     if step["kind"] == "lift":
         return placed.pop(key, None) is not None
     if step["kind"] == "extend":
-        if known is None or known[3]:
+        if known is None or known[3] or known[2] <= now:
             return False
         longest = later(known[2], 1)
         until = longest if until is None else until

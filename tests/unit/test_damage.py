@@ -472,13 +472,13 @@ def test_range_of_another_size_is_said(loaded: Workbench) -> None:
 # -- the file --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [U32.pack(0), U32.pack(1), U32.pack(3), b"", b"\x01", None])
+@pytest.mark.parametrize("version", [U32.pack(0), U32.pack(2), U32.pack(4), b"", b"\x01", None])
 def test_other_format_version_is_refused(loaded: Workbench, version: bytes | None) -> None:
     put(loaded.store, "meta", META_FORMAT, version)
-    with pytest.raises(StoreError, match=r"store format .*, this program reads 2: load a snapshot into a new store"):
+    with pytest.raises(StoreError, match=r"store format .*, this program reads 3: load a snapshot into a new store"):
         loaded.reader()
     if version is not None:
-        with pytest.raises(StoreError, match=r"store format .*, this program reads 2"):
+        with pytest.raises(StoreError, match=r"store format .*, this program reads 3"):
             Writer(loaded.store)
     assert verify_command(loaded)[0] == 1
 
@@ -560,7 +560,7 @@ def test_lmdb_of_other_content_is_refused_by_readers(
 
 def test_format_of_another_kind_is_refused_by_writers(workbench: Workbench) -> None:
     foreign_store(workbench.store, {name: {b"format": b"mine"} for name in DATABASES})
-    with pytest.raises(StoreError, match="this program reads 2"):
+    with pytest.raises(StoreError, match="this program reads 3"):
         Writer(workbench.store)
 
 

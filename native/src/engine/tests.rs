@@ -4,7 +4,7 @@ use super::*;
 use crate::access::Rule;
 use crate::model::Measure;
 use crate::plan::Head;
-use crate::store::lmdb::made::{Made, Row, block, damaged_block, range, restriction, route, state};
+use crate::store::lmdb::made::{Made, Row, block, damaged_block, range, restricted, restriction, route, state};
 
 const MAP_BYTES: usize = 1 << 24;
 const NOW: u64 = 1_800_000_000;
@@ -31,6 +31,7 @@ fn terms(store: Option<&Arc<Environment>>, stale_after: f64) -> Terms {
 fn rows(serial: u64) -> Vec<Row> {
     let mut rows = restriction(BLOCK * 1000 + 679, BLOCK * 1000 + 679, (1, NOW - 10, NOW + 10, 1));
     rows.extend([
+        restricted(BLOCK, &[(679, 679, 1, NOW - 10, NOW + 10)]),
         state(serial, 1, Some(NOW as u32 - 60)),
         route(1, "1001", Some(101)),
         route(2, "1002", None),
@@ -97,15 +98,21 @@ fn number_then_its_range_holder_then_not_allocated() {
 
 #[test]
 fn strictest_restriction_in_force_is_told_until_it_lapses() {
-    let (first, last) = (BLOCK * 1000, BLOCK * 1000 + 2999);
     let mut rows = rows(7);
     rows.push(block(BLOCK, &[(0, 0x8001), (678, 0x8001), (680, RESTRICTED)]));
-    rows.extend(restriction(first, last, (2, NOW, NOW + 50, 1)));
-    rows.extend(restriction(first, last, (2, NOW, NOW + 40, 2)));
-    rows.extend(restriction(first + 678, first + 678, (4, NOW - 50, NOW + 99, 1)));
-    rows.extend(restriction(first + 678, first + 678, (1, NOW + 20, NOW + 30, 2)));
-    rows.extend(restriction(first + 679, first + 700, (3, NOW, NOW + 60, 1)));
-    let (_folder, _made, opened) = store(&rows);
+    let records = [
+        (678, 678, 1, NOW + 20, NOW + 30),
+        (0, 999, 2, NOW, NOW + 50),
+        (0, 999, 2, NOW, NOW + 40),
+        (679, 700, 3, NOW, NOW + 60),
+        (678, 678, 4, NOW - 50, NOW + 99),
+    ];
+    rows.push(restricted(BLOCK, &records));
+    check_told(&rows);
+}
+
+fn check_told(rows: &[Row]) {
+    let (_folder, _made, opened) = store(rows);
     let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
     for (after, dialled, expected) in [
         (0, "886912345678", Some((Measure::Limit, 50))),
@@ -126,12 +133,49 @@ fn strictest_restriction_in_force_is_told_until_it_lapses() {
 }
 
 #[test]
-fn restriction_that_is_damaged_or_missing_makes_its_number_unavailable() {
+fn rows_tell_where_the_block_s_value_cannot() {
+    let (first, last) = (BLOCK * 1000, BLOCK * 1000 + 2999);
+    let mut rows = rows(7);
+    rows.push(block(BLOCK, &[(0, 0x8001), (678, 0x8001), (680, RESTRICTED)]));
+    rows.push(restricted(BLOCK, &[(0, 999, 0, 0, NOW + 1000)]));
+    rows.extend(restriction(first, last, (2, NOW, NOW + 50, 1)));
+    rows.extend(restriction(first, last, (2, NOW, NOW + 40, 2)));
+    rows.extend(restriction(first + 678, first + 678, (4, NOW - 50, NOW + 99, 1)));
+    rows.extend(restriction(first + 678, first + 678, (1, NOW + 20, NOW + 30, 2)));
+    rows.extend(restriction(first + 679, first + 700, (3, NOW, NOW + 60, 1)));
+    check_told(&rows);
+}
+
+#[test]
+fn value_that_is_damaged_or_missing_makes_its_numbers_unavailable() {
+    let whole = restricted(BLOCK, &[(4, 6, 1, 0, NOW * 2)]);
+    for harm in (0..4).chain(64..64 + 16 + 8).chain([whole.2.len()]) {
+        let mut rows = rows(7);
+        rows.retain(|row| row.0 != c"restricted");
+        rows.push(block(BLOCK, &[(5, 0x8001), (6, 1)]));
+        rows.extend(restriction(BLOCK * 1000 + 4, BLOCK * 1000 + 6, (1, 0, NOW * 2, 1)));
+        let mut harmed = whole.clone();
+        if let Some(byte) = harmed.2.get_mut(harm) {
+            *byte ^= 1;
+            rows.push(harmed);
+        }
+        let (_folder, _made, opened) = store(&rows);
+        let mut engine = Engine::new(Service::new(terms(Some(&opened), 0.0)));
+        engine.begin(NOW);
+        assert_eq!(ask(&engine, "886912345005"), (Outcome::Unavailable, None, false), "{harm}");
+        assert_eq!(ask(&engine, "886912345006").0, Outcome::Ported);
+        assert_eq!(engine.take_unreadable(), 1);
+    }
+}
+
+#[test]
+fn row_that_is_damaged_or_missing_makes_its_number_unavailable() {
     let number = BLOCK * 1000 + 5;
     let whole = restriction(number - 1, number + 1, (1, 0, NOW * 2, 1));
     for harm in 0..=whole[1].2.len() {
         let mut rows = rows(7);
         rows.push(block(BLOCK, &[(5, 0x8001), (6, 1)]));
+        rows.push(restricted(BLOCK, &[(4, 6, 0, 0, u64::from(u32::MAX))]));
         let mut harmed = whole.clone();
         match harmed[1].2.get_mut(harm) {
             Some(byte) => *byte ^= 1,

@@ -10,7 +10,7 @@ use crate::limits::{E164_DIGITS_MAX, NETWORK_CODE_CHARS_MAX, ROUTING_NUMBER_CHAR
 use crate::model::Route;
 
 /// The format that this program reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Key of the format version in `meta`.
 pub const META_FORMAT: &[u8] = b"format";
 /// Key of the state in `meta`.

@@ -6,6 +6,7 @@
 pub mod layout;
 pub mod lmdb;
 mod reader;
+pub mod restricted;
 mod restrictions;
 mod sums;
 
@@ -51,12 +52,13 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 /// The databases by name, in the order of `schema.DATABASES`.
-pub const DATABASES: [&CStr; 11] = [
+pub const DATABASES: [&CStr; 12] = [
     c"routes",
     c"blocks",
     c"details",
     c"ranges",
     c"restrictions",
+    c"restricted",
     c"pending",
     c"journal",
     c"journal_blocks",
@@ -68,7 +70,8 @@ const ROUTES: usize = 0;
 const BLOCKS: usize = 1;
 const RANGES: usize = 3;
 const RESTRICTIONS: usize = 4;
-const META: usize = 10;
+const RESTRICTED_BLOCKS: usize = 5;
+const META: usize = 11;
 
 /// One open environment, read only; a process opens a store once, and everything in it shares this.
 pub struct Environment {

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use super::layout::{self, BLOCK_BYTES, Damaged, ENTRIES_PER_PART, NUMBERS_PER_BLOCK, ROUTE_MASK, State, Tables};
 use super::lmdb::{self, Step, Transaction};
+use super::restricted::Told;
 use super::sums::Sums;
-use super::{BLOCKS, DATABASES, Environment, META, RANGES, RESTRICTIONS, ROUTES, StoreError, restrictions};
+use super::{
+    BLOCKS, DATABASES, Environment, META, RANGES, RESTRICTED_BLOCKS, RESTRICTIONS, ROUTES, StoreError, restricted,
+    restrictions,
+};
 use crate::limits::{E164_DIGITS_MAX, TN_DIGITS_MIN};
 use crate::model::InForce;
 
@@ -97,9 +101,20 @@ impl Reader {
         }
     }
 
-    /// The restriction in force of a number whose entry has `RESTRICTED`: see `restrictions`.
-    #[cold]
+    /// The restriction in force of a number whose entry has `RESTRICTED`: see `restricted`.
     pub fn restriction(&self, tn: u64, now: u64) -> Result<Option<InForce>, StoreError> {
+        let (block, offset) = (tn / NUMBERS_PER_BLOCK as u64, (tn % NUMBERS_PER_BLOCK as u64) as usize);
+        let value = self.transaction.get(self.environment.databases[RESTRICTED_BLOCKS], &block.to_be_bytes());
+        let found = value.and_then(|value| restricted::find(block, value.unwrap_or_default(), offset, now));
+        match found {
+            Ok(Told::Holds(found)) => Ok(found),
+            Ok(Told::AskRows) => self.restriction_of_rows(tn, now),
+            Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
+        }
+    }
+
+    #[cold]
+    fn restriction_of_rows(&self, tn: u64, now: u64) -> Result<Option<InForce>, StoreError> {
         let unreadable = |error: StoreError| error.about(self.environment.path(), "", ": restore the store");
         let mut cursor = self.transaction.cursor(self.environment.databases[RESTRICTIONS]).map_err(unreadable)?;
         restrictions::of_number(&mut cursor, tn, now).map_err(unreadable)

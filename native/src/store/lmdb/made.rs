@@ -9,6 +9,7 @@ use lmdb_sys::{self as ffi, MDB_env, MDB_val};
 
 use crate::store::DATABASES;
 use crate::store::layout::{BLOCK_BYTES, FORMAT_VERSION, META_FORMAT, META_STATE, NUMBERS_PER_BLOCK, checksum};
+use crate::store::restricted::pack;
 
 /// Database, key, value.
 pub type Row = (&'static CStr, Vec<u8>, Vec<u8>);
@@ -137,6 +138,12 @@ pub fn damaged_block(number: u64, entries: &[(usize, u16)]) -> Row {
     let (name, key, mut value) = block(number, entries);
     value[1999] ^= 1;
     (name, key, value)
+}
+
+/// What look-ups read of a block's restrictions: first and last offset, measure, from, until, in the order of strictness.
+pub fn restricted(number: u64, records: &[(u16, u16, u8, u64, u64)]) -> Row {
+    let packed: Vec<_> = records.iter().map(|it| (it.0, it.1, it.2, it.3 as u32, it.4 as u32)).collect();
+    (c"restricted", number.to_be_bytes().to_vec(), pack(number, &packed))
 }
 
 /// A restriction of the numbers first to last, and the rows that lead to it: measure, from, until, whose tag.
