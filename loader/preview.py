@@ -15,9 +15,9 @@ from loader import differences
 from loader.apply import Progress
 from loader.differences import Side
 from loader.files import FeedFile, line_chunks, verified
-from loader.restrict import Forbidden, after
+from loader.restrict import Forbidden, after, no_room
 from loader.validate import KnownNetworks, read_delta
-from lookupd.limits import DELTA_LINE_BYTES_MAX
+from lookupd.limits import DELTA_LINE_BYTES_MAX, RESTRICTIONS_PER_BLOCK_MAX
 from lookupd.model import (
     TN,
     FeedPosition,
@@ -32,7 +32,9 @@ from lookupd.model import (
 from lookupd.numbering import Plan
 from lookupd.restriction_view import restriction_view, restriction_words
 from lookupd.store.reader import Reader
-from lookupd.store.restrictions import imsi_text, row_key, unpack_row
+from lookupd.store.restricted import RECORD, blocks_of, records_of
+from lookupd.store.restrictions import imsi_text, key_of, row_key, unpack_row
+from lookupd.store.schema import BLOCK_KEY
 from lookupd.units import format_time
 
 Order = Literal["next", "duplicate", "contained", "gap"]
@@ -156,10 +158,11 @@ def _of_restriction(
 ) -> Change:
     key = row_key(terms.target, terms.first, terms.last, terms.authority, terms.case)
     if key not in seen:
-        stored = reader.stored("restrictions", key)
-        seen[key] = None if stored is None else unpack_row(key, stored)
+        seen[key] = _stored(reader, key)
     try:
         found = after(seen[key], notice.kind, terms, notice.notified_at)
+        if found is not None and found.until > notice.notified_at:
+            _check_room(reader, found, notice.notified_at, seen)
     except Forbidden as error:
         words = f"refused: {error}"
     else:
@@ -168,6 +171,28 @@ def _of_restriction(
         words, seen[key] = restriction_words(restriction_view(kept)), found
     first, last = (imsi_text(terms.first), imsi_text(terms.last)) if terms.target is Target.IMSI else (None, None)
     return Change(line, notice.kind, notice.tn, notice.tn_to, False, None, NOT_PORTED, NOT_PORTED, first, last, words)
+
+
+def _stored(reader: Reader, key: bytes) -> Restriction | None:
+    value = reader.stored("restrictions", key)
+    return None if value is None else unpack_row(key, value)
+
+
+def _check_room(reader: Reader, found: Restriction, moment: UnixSeconds, seen: dict[bytes, Restriction | None]) -> None:
+    """As `restrict.check_room`, with what the lines before have done. Raises Forbidden."""
+    for block in blocks_of(found):
+        value = reader.stored("restricted", BLOCK_KEY.pack(block)) or b""
+        if len(value) // RECORD.size + len(seen) < RESTRICTIONS_PER_BLOCK_MAX:
+            continue  # a value has more bytes than that for each
+
+        def outlasts(it: Restriction | None, block: int = block) -> bool:
+            return it is not None and it.until > moment and block in blocks_of(it)
+
+        count = sum(record.until > moment for record in records_of(reader.stored_from, block))
+        for key, it in seen.items():
+            count += (key != key_of(found) and outlasts(it)) - outlasts(_stored(reader, key))
+        if count >= RESTRICTIONS_PER_BLOCK_MAX:
+            raise no_room(block)
 
 
 def _runs(reader: Reader, line: int, notice: Notice, waits: bool, seen: dict[int, Side]) -> Iterator[Change]:

@@ -155,10 +155,15 @@ def check_room(change: Change, restriction: Restriction, moment: UnixSeconds) ->
     """Of each thousand numbers, no more than an answer can look through. Raises Forbidden."""
     block = restricting.full_block(change, restriction, moment)
     if block is not None:
-        raise Forbidden(
-            f"{RESTRICTIONS_PER_BLOCK_MAX} restrictions reach into +{block}000 to +{block}999 that have not lapsed: "
-            "that is all there can be; lift some, or wait until some have lapsed"
-        )
+        raise no_room(block)
+
+
+def no_room(block: int) -> Forbidden:
+    """Why one more is not taken."""
+    return Forbidden(
+        f"{RESTRICTIONS_PER_BLOCK_MAX} restrictions reach into +{block}000 to +{block}999 that have not lapsed: "
+        "that is all there can be; lift some, or wait until some have lapsed"
+    )
 
 
 def _record(change: Change, kind: JournalKind, notice: Notice, kept: Restriction | None, **fields: object) -> None:

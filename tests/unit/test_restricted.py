@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loader import preview
+from loader.apply import apply_delta
+from loader.files import identify
 from loader.restriction_list import COLUMNS, place_list, read_list
 from lookupd.engine import Engine
 from lookupd.errors import Rejected
 from lookupd.limits import RESTRICTIONS_PER_BLOCK_MAX
 from lookupd.model import InForce, JournalKind, Measure, Outcome, UnixSeconds
+from lookupd.store import restricted, restricting
 from lookupd.store.restrictions import NUMBERS, REACHES
 from lookupd.store.schema import BLOCK_KEY
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
 from lookupd.units import format_time, parse_time
-from tests.conftest import PLAN, Workbench
+from tests.conftest import PLAN, UNGUARDED, Silent, Workbench
 from tests.unit.test_damage import put, stored
 
 PORTED, IN_RANGE, BLOCK = "886912345678", "886912345700", 886912345
@@ -206,3 +211,37 @@ def test_two_lists_of_more_than_the_bound_are_taken_when_most_have_lapsed(loaded
     assert problems(loaded) == []
     assert told(loaded, PORTED, TWO_YEARS - 2)[1] == InForce(Measure.STOP, UnixSeconds(TWO_YEARS - 1))
     assert told(loaded, PORTED)[1] == InForce(Measure.STOP, UnixSeconds(TWO_YEARS - 1))  # the rows are asked
+
+
+def test_preview_refuses_what_the_store_will_refuse(placed: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (restricted, restricting, preview):
+        monkeypatch.setattr(module, "RESTRICTIONS_PER_BLOCK_MAX", 3)
+    other = {"tn": "886912345001", "authority": "NCC"}
+    path = placed.publish(
+        "delta-main-3.ndjson",
+        "".join(
+            json.dumps({"notified_at": format_time(PLACED), "case": "A-1"} | line) + "\n"
+            for line in (
+                {**STOP, **other},  # the third
+                {**STOP, "tn": PORTED, "authority": "NCC"},  # one more
+                {**STOP, **other, "measure": "limit"},  # said anew
+                {"kind": "lift", "tn": PORTED, **NPA},
+                {**STOP, "tn": PORTED, "authority": "NCC"},  # in its place
+                {"kind": "extend", **other},
+                {**STOP, "tn": "886912346001", "tn_to": "886912346002"},
+                {**STOP, "tn": "886912344001", "tn_to": "886912345002"},
+            )
+        ),
+        8,
+    )
+    with placed.reader() as reader:
+        notices = preview.read(identify(path, "delta", "main"), PLAN, reader, Silent())
+        counted = preview.preview(reader, identify(path, "delta", "main"), notices)
+        lines = [change.restriction or "" for change in preview.changes(reader, notices, PLACED, counted)]
+    refused = [line.startswith(f"refused: {RESTRICTIONS_PER_BLOCK_MAX} restrictions") for line in lines]
+    with Writer(placed.store) as writer:
+        apply_delta(writer, identify(path, "delta", "main"), PLAN, PLACED, Silent(), UNGUARDED)
+    with placed.reader() as reader:
+        kinds = [entry.kind for _, entry, _ in reader.journal()][-8:]
+    assert refused == [kind is JournalKind.REFUSED for kind in kinds]
+    assert [at for at, is_refused in enumerate(refused) if is_refused] == [1, 7]
