@@ -696,7 +696,8 @@ RESTRICTION_EXTENSION_YEARS = 1
 
 RESTRICTIONS_PER_BLOCK_MAX = 4000
 """That have not lapsed and reach into one block of a thousand numbers: four for each of them. An answer reads those of
-64 numbers, so 64,000 bytes where each reaches over the whole block, and a change writes a megabyte anew."""
+64 numbers: 0.4 us in the native engine if each is of one number, 5 us and 64,000 bytes if each is of the whole block
+and none in force; a change writes a megabyte anew then, in 60 ms."""
 
 RESTRICTIONS_CACHED_MAX = 500_000
 """Records of them that a write transaction keeps unpacked, about 75 MB, before it writes them out and starts again."""

@@ -95,7 +95,7 @@ impl Reader {
     /// A block by its number (`tn / 1000`), not yet checked; None: no number of it is ported or restricted.
     #[inline]
     pub fn block(&self, block: u64) -> Result<Option<Block<'_>>, StoreError> {
-        match self.transaction.get_block(self.environment.databases[BLOCKS], block, BLOCK_BYTES) {
+        match self.transaction.get_block(self.environment.databases[BLOCKS], block) {
             Ok(value) => Ok(value.map(|value| Block { number: block, value, sums: &self.sums })),
             Err(error) => Err(error.about(self.environment.path(), "", ": restore the store")),
         }
@@ -104,7 +104,7 @@ impl Reader {
     /// The restriction in force of a number whose entry has `RESTRICTED`: see `restricted`.
     pub fn restriction(&self, tn: u64, now: u64) -> Result<Option<InForce>, StoreError> {
         let (block, offset) = (tn / NUMBERS_PER_BLOCK as u64, (tn % NUMBERS_PER_BLOCK as u64) as usize);
-        let value = self.transaction.get(self.environment.databases[RESTRICTED_BLOCKS], &block.to_be_bytes());
+        let value = self.transaction.get_block(self.environment.databases[RESTRICTED_BLOCKS], block);
         let found = value.and_then(|value| restricted::find(block, value.unwrap_or_default(), offset, now));
         match found {
             Ok(Told::Holds(found)) => Ok(found),

@@ -280,19 +280,19 @@ impl Transaction {
         }
     }
 
-    /// The value of a block, expected to have `length` bytes, in the map.
+    /// The value of a block, in the map.
     ///
-    /// What has another length comes back as `get` gives it. In a state that was asked for the block before, this
-    /// costs one look at `places`, if all are asked in one database with one length.
+    /// In a state that was asked for the block before, this costs one look at `places`, if all are asked in one
+    /// database, or in two.
     #[inline]
-    pub fn get_block(&self, database: Database, block: u64, length: usize) -> Result<Option<&[u8]>, StoreError> {
+    pub fn get_block(&self, database: Database, block: u64) -> Result<Option<&[u8]>, StoreError> {
         if self.open && self.raised && self.is_exact {
-            match self.places.get(database, length, block) {
-                Some(0) => return Ok(None),
-                Some(address) => {
+            match self.places.get(database, block) {
+                Some((0, _)) => return Ok(None),
+                Some((address, length)) => {
                     // SAFETY: LMDB answered a get of this block in this database, in this very state, with that
-                    // address and `length` bytes: `places` tells by all of them, is forgotten when another state or
-                    // map is pinned, and is not asked when the state is not certain.
+                    // address and length, which `borrow` took: `places` tells by all of them, is forgotten when
+                    // another state or map is pinned, and is not asked when the state is not certain.
                     // A commit's pages do not change while it is pinned, nor, since it was the newest one at each
                     // pin, in between. The borrow ends as that of `borrow` does.
                     return Ok(Some(unsafe { std::slice::from_raw_parts(address as *const u8, length) }));
@@ -303,9 +303,10 @@ impl Transaction {
         let found = self.get(database, &block.to_be_bytes())?;
         if self.is_exact {
             match found {
-                None => self.places.note(database, length, block, 0),
-                Some(value) if value.len() == length => {
-                    self.places.note(database, length, block, value.as_ptr() as usize);
+                None => self.places.note(database, block, 0, 0),
+                // No bytes have no place in the map.
+                Some(value) if !value.is_empty() => {
+                    self.places.note(database, block, value.as_ptr() as usize, value.len());
                 }
                 Some(_) => {}
             }
