@@ -15,7 +15,7 @@ import lmdb
 import msgspec
 
 from lookupd.errors import FeedError, StoreError
-from lookupd.limits import BLOCKS_CACHED_MAX, JOURNAL_ROWS_MAX, RESTRICTIONS_CACHED_MAX, ROUTES_MAX
+from lookupd.limits import BLOCKS_CACHED_MAX, JOURNAL_ROWS_MAX, ROUTES_MAX
 from lookupd.model import (
     TN,
     FeedPosition,
@@ -29,8 +29,9 @@ from lookupd.model import (
     StreamPosition,
     UnixSeconds,
 )
-from lookupd.store import journal, restricted, restrictions
+from lookupd.store import journal, restrictions
 from lookupd.store.block import UnpackedBlock
+from lookupd.store.restricted_blocks import RestrictedBlocks
 from lookupd.store.schema import (
     BLOCK_KEY,
     JOURNAL_BLOCK_KEY,
@@ -119,8 +120,7 @@ class Change:
         self.swept = False
         self._streams: dict[str, StreamPosition] = {}
         self._cache: dict[int, UnpackedBlock] = {}
-        self._restricted: dict[int, list[restricted.Record]] = {}
-        self._restricted_count = 0
+        self.restricted = RestrictedBlocks(transaction, handles["restricted"], self.rows_from)
         self._entries: list[tuple[bytes, bytes]] = []
         self._entry_blocks: list[tuple[bytes, bytes]] = []
         self.routes: list[RouteRecord | None] = [None]
@@ -385,16 +385,6 @@ class Change:
             entry = U16.unpack_from(page.entries, 2 * offset)[0]
             U16.pack_into(page.entries, 2 * offset, entry | RESTRICTED if restricted else entry & ROUTE_MASK)
 
-    def restricted(self, block: int) -> list[restricted.Record]:
-        """What the block's value in `restricted` is written from; to be kept true by who changes a row."""
-        found = self._restricted.get(block)
-        if found is None:
-            if self._restricted_count >= RESTRICTIONS_CACHED_MAX:
-                self.flush()
-            found = self._restricted[block] = restricted.records_of(self.rows_from, block)
-            self._restricted_count += len(found) + 1
-        return found
-
     def _move_content(self, page: UnpackedBlock, number: int, old_id: int, route_id: int) -> None:
         """Take a number's old share out of its block's content digest and the store's, put the new one in."""
         difference = 0
@@ -428,17 +418,7 @@ class Change:
             with self.transaction.cursor(db=handle) as cursor:
                 cursor.putmulti(rows)
         self._cache.clear()
-        self._flush_restricted()
-
-    def _flush_restricted(self) -> None:
-        for block, records in sorted(self._restricted.items()):
-            key, handle = BLOCK_KEY.pack(block), self.handles["restricted"]
-            if records:
-                self.transaction.put(key, restricted.pack(block, records), db=handle)
-            else:
-                self.transaction.delete(key, db=handle)
-        self._restricted.clear()
-        self._restricted_count = 0
+        self.restricted.flush()
 
     def _flush_journal(self) -> None:
         """Notices' entries go out in lots: a call for each would be a quarter of what a delta costs."""

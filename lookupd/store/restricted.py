@@ -113,9 +113,9 @@ def _first_and_last(key: bytes) -> tuple[int, int]:
 
 
 def _reach(block: int, first: int, last: int) -> tuple[int, int]:
-    """Offsets in a block."""
+    """Offsets in a block, also of ends that no row of ours has."""
     begin = block * NUMBERS_PER_BLOCK
-    return max(first - begin, 0), min(last - begin, NUMBERS_PER_BLOCK - 1)
+    return max(first - begin, 0), max(min(last - begin, NUMBERS_PER_BLOCK - 1), 0)
 
 
 def pack(block: int, records: Iterable[Record]) -> bytes:

@@ -43,7 +43,7 @@ def full_block(change: Change, restriction: Restriction, moment: UnixSeconds) ->
     before = known(change, it.target, it.first, it.last, it.authority, it.case)
     is_among = before is not None and before.until > moment
     for block in blocks_of(it):
-        records = change.restricted(block)
+        records = change.restricted.unpack(block)
         if len(records) - is_among >= RESTRICTIONS_PER_BLOCK_MAX:
             outlast = sum(record.until > moment for record in records)
             if outlast - is_among >= RESTRICTIONS_PER_BLOCK_MAX:
@@ -61,10 +61,8 @@ def put(change: Change, restriction: Restriction) -> None:
     handle = change.handles["restrictions"]
     change.keep_row(restrictions.history_name(key_of(restriction)), encode(before))
     for block in blocks_of(restriction):
-        records = change.restricted(block)
-        if before is not None:
-            records.remove(record_of(block, before))
-        records.append(record_of(block, restriction))
+        was = None if before is None else record_of(block, before)
+        change.restricted.replace(block, was, record_of(block, restriction))
     change.transaction.put(key_of(restriction), pack_row(restriction), db=handle)
     change.digest += restriction_term(restriction) - (0 if before is None else restriction_term(before))
     if before is None and restriction.target is Target.NUMBER:
@@ -78,7 +76,7 @@ def delete(change: Change, restriction: Restriction) -> None:
     handle = change.handles["restrictions"]
     change.keep_row(restrictions.history_name(key_of(restriction)), encode(restriction))
     for block in blocks_of(restriction):
-        change.restricted(block).remove(record_of(block, restriction))
+        change.restricted.replace(block, record_of(block, restriction))
     change.transaction.delete(key_of(restriction), db=handle)
     change.digest -= restriction_term(restriction)
     if restriction.target is Target.NUMBER:
@@ -90,7 +88,7 @@ def delete(change: Change, restriction: Restriction) -> None:
 
 def restore_bits(change: Change, block: int, entries: bytearray) -> None:
     """Set the bits of a block's entries anew, from the rows, and what look-ups read of them."""
-    change.restricted(block)
+    change.restricted.unpack(block)  # and so writes it anew
     first = block * NUMBERS_PER_BLOCK
     marked = set(_covered(change, first, first + NUMBERS_PER_BLOCK - 1))
     for offset in range(NUMBERS_PER_BLOCK):

@@ -18,7 +18,7 @@ from lookupd.errors import Rejected
 from lookupd.limits import RESTRICTIONS_PER_BLOCK_MAX
 from lookupd.model import InForce, JournalKind, Measure, Outcome, UnixSeconds
 from lookupd.store import restricted, restricting
-from lookupd.store.restrictions import NUMBERS, REACHES
+from lookupd.store.restrictions import KEY, NUMBERS, REACHES
 from lookupd.store.schema import BLOCK_KEY
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
@@ -113,6 +113,29 @@ def test_damaged_row_of_a_range_makes_its_numbers_unavailable_and_holds_nothing_
     assert told(placed, "886912345001") == told(placed, PORTED) == HELD
     assert told(placed, "886912346100") == UNAVAILABLE
     assert told(placed, IN_RANGE) == UNAVAILABLE
+    assert problems(placed)
+
+
+@pytest.mark.parametrize("kind", ["restrict", "lift"])
+def test_range_whose_way_from_the_next_block_is_lost_is_told_and_can_be_changed(placed: Workbench, kind: str) -> None:
+    with placed.reader() as reader:
+        (leads, *_) = [
+            key for key, _ in reader.stored_from("restrictions") if key.startswith(REACHES + BLOCK_KEY.pack(BLOCK + 1))
+        ]
+    put(placed.store, "restrictions", leads, None)
+    assert [f"block {BLOCK + 1} " in problem for problem in problems(placed)] == [True]
+    measure = {"measure": "stop"} if kind == "restrict" else {}
+    next_delta(placed, {**NPA, **measure, "kind": kind, "tn": IN_RANGE, "tn_to": "886912346200"})
+    assert told(placed, IN_RANGE) == (HELD if kind == "restrict" else (True, None))
+    assert bool(problems(placed)) is (kind == "restrict")
+
+
+@pytest.mark.parametrize("last", [0, 886912345677, 1 << 63])
+def test_row_under_a_key_that_none_of_ours_has_holds_nothing_up(placed: Workbench, last: int) -> None:
+    put(placed.store, "restrictions", KEY.pack(NUMBERS, int(PORTED), last, 1), b"odd")
+    next_delta(placed, {**STOP, "tn": "886912345001"})
+    assert told(placed, "886912345001") == HELD
+    assert told(placed, PORTED) in {HELD, UNAVAILABLE}
     assert problems(placed)
 
 
