@@ -30,7 +30,7 @@ TRIES = 2
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
-    reason = missing("kamailio", "taskset")
+    reason = missing("kamailio", "taskset", "ping")
     if reason is not None:
         pytest.skip(reason)
     with field(tmp_path_factory.mktemp("pair"), sorted(os.sched_getaffinity(0))) as made:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,11 @@ async def get(session: aiohttp.ClientSession, path: str, status: int = 200) -> A
     async with session.get(path) as reply:
         assert reply.status == status, await reply.text()
         return await reply.json()
+
+
+def read_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        return json.load(reply)
 
 
 @pytest.mark.usefixtures("each_engine")
@@ -67,10 +73,7 @@ def test_peer_stands_beside_the_replica(loaded: Workbench) -> None:
         found: dict[str, Any] = {}
 
         def agrees() -> bool:
-            reply = subprocess.run(
-                ["curl", "-s", f"http://127.0.0.1:{ours}/v1/status"], capture_output=True, check=True
-            ).stdout
-            found.update(json.loads(reply))
+            found.update(read_json(f"http://127.0.0.1:{ours}/v1/status"))
             return bool(found["pair"]["state"] == "agrees")
 
         wait_until(agrees)
@@ -111,8 +114,7 @@ def test_feeds_tell_what_the_exchange_knows(loaded: Workbench) -> None:
             found: dict[str, Any] = {}
 
             def knows() -> bool:
-                url = f"http://127.0.0.1:{http}/v1/feeds"
-                told = json.loads(subprocess.run(["curl", "-s", url], capture_output=True, check=True).stdout)
+                told = read_json(f"http://127.0.0.1:{http}/v1/feeds")
                 found.update(told["feeds"][0]["exchange"] or {})
                 return bool(found and found["clocks"]["port"]["waiting"])
 
