@@ -23,6 +23,7 @@ from loader.regulator.figures import (
     Summary,
     Times,
     Trace,
+    not_told,
 )
 from loader.regulator.half_year_pages import find_browser, write_pages
 from loader.regulator.times import Seconds
@@ -108,15 +109,22 @@ def sample(
 
 def partial() -> HalfYear:
     reasons = (
-        Missing("journal", "2025-12-31T16:00:00Z", "2026-01-03T00:00:00Z", "the kept history begins later"),
-        Missing("rejected", None, None, "the feeds' spools are not known"),
+        not_told(
+            "availability",
+            "Prometheus tells nothing of {hours} hours",
+            "2025-12-31T16:00:00Z",
+            "2026-01-03T00:00:00Z",
+            hours=56,
+        ),
+        not_told("rejected", "the feeds' spools are not known, where refusals are kept: --config FILE names them"),
     )
     return sample(missing=reasons)
 
 
 def hostile() -> HalfYear:
     evil = '<script>alert("x")</script>'
-    return sample((("1401", evil), ("1402", "\"'&<b>")), (Missing(evil, evil, evil, evil),), evil)
+    gap = not_told(evil, evil + " {file}", evil, evil, file=evil)
+    return sample((("1401", evil), ("1402", "\"'&<b>")), (gap,), evil)
 
 
 def many() -> HalfYear:
@@ -127,7 +135,7 @@ def empty() -> HalfYear:
     none = spread()
     return HalfYear(
         "half-year", "2026H1", "UTC", "2026-01-01T00:00:00Z", "2026-07-01T00:00:00Z", "2026-07-01T00:00:00Z", False,
-        (Missing("accuracy", None, None, "nothing was named"),), None, "a", "2026-07-02T00:00:00Z", 1, "0" * 16,
+        (not_told("accuracy", "nothing was named"),), None, "a", "2026-07-02T00:00:00Z", 1, "0" * 16,
         "0" * 32, MONTHS, Summary(0, 0, None, None, None), (), (),
         tuple(KindTimes(kind, 3600.0, none, none, none) for kind in ("port", "return", "correct")), (), None, (), (),
         None,

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from loader.regulator.evidence import read_bounded
-from loader.regulator.figures import Accuracy, Missing
+from loader.regulator.figures import Accuracy, Missing, not_told
+from loader.regulator.words import t_later
 from lookupd.errors import ConfigError
 from lookupd.limits import RECONCILIATION_FILE_BYTES_MAX
 from lookupd.periods import Period
@@ -40,19 +41,19 @@ def accuracy(
 ) -> tuple[list[Accuracy], list[Missing]]:
     """By time. Raises ConfigError for a file that is none, or of another store; StoreError."""
     if not files:
-        return [], [Missing("accuracy", None, None, "no reconciliation's result was named: --reconciliation FILE")]
+        return [], [not_told("accuracy", t_later("no reconciliation's result was named: --reconciliation FILE"))]
     told, missing = [], []
     for file in files:
         found = _read(file)
         anchor = reader.anchor()
         if anchor is not None and found.serial < anchor.serial:
-            why = f"{file.name}: of serial {found.serial}, which is before the kept history: it cannot be proven"
-            missing.append(Missing("accuracy", None, None, why))
+            why = t_later("{file}: of serial {serial}, which is before the kept history: it cannot be proven")
+            missing.append(not_told("accuracy", why, file=file.name, serial=found.serial))
             continue
         at = _moment(reader, file, found)
         if not period.first * 3600 <= at < period.end * 3600:
-            why = f"{file.name}: of serial {found.serial} of {format_time(at)}, which is not in the period"
-            missing.append(Missing("accuracy", None, None, why))
+            why = t_later("{file}: of serial {serial} of {at}, which is not in the period")
+            missing.append(not_told("accuracy", why, file=file.name, serial=found.serial, at=format_time(at)))
             continue
         compared = found.in_file + found.extra
         differs = found.missing + found.extra + found.route + found.details

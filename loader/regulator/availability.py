@@ -15,7 +15,8 @@ from typing import Literal
 import msgspec
 
 from loader.regulator.evidence import read_bounded
-from loader.regulator.figures import AvailabilityMonth, Missing
+from loader.regulator.figures import AvailabilityMonth, Missing, not_told
+from loader.regulator.words import t_later
 from lookupd.errors import ConfigError
 from lookupd.ledger import HOUR_SECONDS
 from lookupd.limits import AVAILABILITY_FILE_BYTES_MAX
@@ -89,6 +90,7 @@ def missing_hours(hours: dict[int, float], period: Period, now: float) -> Iterat
         if hour < end and hour not in hours:
             begin = hour if begin is None else begin
         elif begin is not None:
-            why = f"Prometheus tells nothing of {hour - begin} hours"
-            yield Missing("availability", format_time(begin * HOUR_SECONDS), format_time(hour * HOUR_SECONDS), why)
+            since, until = (format_time(each * HOUR_SECONDS) for each in (begin, hour))
+            why = t_later("Prometheus tells nothing of {hours} hours")
+            yield not_told("availability", why, since, until, hours=hour - begin)
             begin = None

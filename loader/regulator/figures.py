@@ -27,12 +27,22 @@ class Times(msgspec.Struct, frozen=True):
 
 class Missing(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """What the figures do not contain. what: journal | receipts | snapshot | rejected | setup_time | availability |
-    accuracy | period. from_, until: of which time, None = of all. reason: a sentence that says what can be done."""
+    accuracy | period. from_, until: of which time, None = of all. reason: a sentence that says what can be done, made
+    of text, which has {names}, and their values: so that it can be told in another language."""
 
     what: str
     from_: str | None
     until: str | None
     reason: str
+    text: str
+    values: dict[str, str | int | None]
+
+
+def not_told(
+    what: str, text: str, since: str | None = None, until: str | None = None, **values: str | int | None
+) -> Missing:
+    """A Missing, whose text is marked by `t_later` where the report's page shows it."""
+    return Missing(what, since, until, text.format(**values), text, values)
 
 
 class NetworkMonth(msgspec.Struct, frozen=True):

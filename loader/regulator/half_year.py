@@ -15,9 +15,20 @@ import msgspec
 
 from loader import refusals
 from loader.regulator import accuracy, availability, probe_figures
-from loader.regulator.figures import HalfYear, KindTimes, Missing, NetworkMonth, NoticeMonth, SetUpTime, Summary, Trace
+from loader.regulator.figures import (
+    HalfYear,
+    KindTimes,
+    Missing,
+    NetworkMonth,
+    NoticeMonth,
+    SetUpTime,
+    Summary,
+    Trace,
+    not_told,
+)
 from loader.regulator.journal_count import JournalCount
 from loader.regulator.trace import TraceWriter
+from loader.regulator.words import t_later
 from lookupd.errors import LookupdError
 from lookupd.ledger import HOUR_SECONDS
 from lookupd.model import JournalKind, UnixSeconds
@@ -146,7 +157,8 @@ def _summary(
 
 def _not_over(period: Period, now: UnixSeconds) -> Iterator[Missing]:
     if now < period.end * HOUR_SECONDS:
-        yield Missing("period", format_time(now), _moment(period.end), "the period is not over: make the report again")
+        why = t_later("the period is not over: make the report again")
+        yield not_told("period", why, format_time(now), _moment(period.end))
 
 
 def _not_kept(reader: Reader, period: Period) -> Iterator[Missing]:
@@ -154,16 +166,16 @@ def _not_kept(reader: Reader, period: Period) -> Iterator[Missing]:
     _, since = oldest_kept(reader)
     if since > period.first * HOUR_SECONDS:
         until = min(since, period.end * HOUR_SECONDS)
-        why = (
-            f"the kept history begins at {format_time(since)}: what was before is in no figure of the journal; take it "
-            "from an export or the other replica, and keep more with limits.history"
+        why = t_later(
+            "the kept history begins at {begin}: what was before is in no figure of the journal; take it from an "
+            "export or the other replica, and keep more with limits.history"
         )
-        yield Missing("journal", _moment(period.first), format_time(until), why)
+        yield not_told("journal", why, _moment(period.first), format_time(until), begin=format_time(since))
 
 
 def _unseen(hours: dict[int, float] | None, period: Period, now: UnixSeconds) -> Iterator[Missing]:
     if hours is None:
-        yield Missing("availability", None, None, "no answer of Prometheus was named: --availability FILE")
+        yield not_told("availability", t_later("no answer of Prometheus was named: --availability FILE"))
     else:
         yield from availability.missing_hours(hours, period, now)
 
@@ -173,8 +185,8 @@ def _rejected(
 ) -> tuple[dict[str, int] | None, list[Missing]]:
     """Refused notices by month."""
     if spools is None:
-        why = "the feeds' spools are not known, where refusals are kept: --config FILE names them"
-        return None, [Missing("rejected", None, None, why)]
+        why = t_later("the feeds' spools are not known, where refusals are kept: --config FILE names them")
+        return None, [not_told("rejected", why)]
     found: Counter[str] = Counter()
     missing = []
     first, end = (UnixSeconds(hour * HOUR_SECONDS) for hour in (period.first, period.end))
@@ -182,14 +194,14 @@ def _rejected(
         try:
             for each in refusals.read(spool, first, end):
                 if isinstance(each, refusals.Damaged):
-                    why = f"{each.file}:{each.line}: is no refusal, perhaps cut off by a crash: it is not counted"
-                    missing.append(Missing("rejected", None, None, why))
+                    why = t_later("{file}:{line}: is no refusal, perhaps cut off by a crash: it is not counted")
+                    missing.append(not_told("rejected", why, file=str(each.file), line=each.line))
                     continue
                 at = datetime.fromtimestamp(parse_millis(each.at) // 1000, UTC).astimezone(zone)
                 found[at.strftime("%Y-%m")] += each.lines
                 if each.lines >= refusals.LINES_TOLD_MAX:
-                    why = f"{each.file}: at least {each.lines} lines were refused: no more of one file are kept"
-                    missing.append(Missing("rejected", each.at, each.at, why))
+                    why = t_later("{file}: at least {lines} lines were refused: no more of one file are kept")
+                    missing.append(not_told("rejected", why, each.at, each.at, file=each.file, lines=each.lines))
         except OSError as error:
             raise LookupdError(f"{error.filename or spool}: {error.strerror}") from None
     return dict(found), missing

@@ -10,10 +10,11 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from loader.regulator.figures import Corrected, KindTimes, Missing, NetworkMonth, NoticeMonth
+from loader.regulator.figures import Corrected, KindTimes, Missing, NetworkMonth, NoticeMonth, not_told
 from loader.regulator.moves import Move, Moves
 from loader.regulator.times import Seconds
 from loader.regulator.trace import Row, Spans, spans_of
+from loader.regulator.words import t_later
 from loader.report import ClockedNotice, CommitTimes
 from loader.sequence import limit_seconds
 from lookupd.ledger import HOUR_SECONDS
@@ -151,11 +152,12 @@ class JournalCount:
         numbers = entry.added + entry.removed + entry.changed
         if numbers:
             at = format_time(entry.applied_at)
-            why = (
-                f"serial {serial}, {entry.source}, changed {numbers} numbers without notices: they are in no figure; "
-                "ask the clearinghouse for the notices"
+            why = t_later(
+                "serial {serial}, {source}, changed {numbers} numbers without notices: they are in no figure; ask the "
+                "clearinghouse for the notices"
             )
-            self._snapshots.append(Missing("snapshot", at, at, why))
+            told = not_told("snapshot", why, at, at, serial=serial, source=entry.source, numbers=numbers)
+            self._snapshots.append(told)
 
     def _concerns(self, *networks: str | None) -> bool:
         """Whether these are to be counted at all."""
@@ -225,16 +227,16 @@ class JournalCount:
         """What the walk met and could not count, or not exactly."""
         yield from self._snapshots[:MISSING_SNAPSHOTS_TOLD]
         if (more := len(self._snapshots) - MISSING_SNAPSHOTS_TOLD) > 0:
-            yield Missing("snapshot", None, None, f"{more} more snapshots changed numbers without notices")
+            yield not_told("snapshot", t_later("{more} more snapshots changed numbers without notices"), more=more)
         if self._unwitnessed:
-            why = f"{self._unwitnessed} entries have no receipt: the second of their entry is taken for them"
-            yield Missing("receipts", None, None, why)
+            why = t_later("{entries} entries have no receipt: the second of their entry is taken for them")
+            yield not_told("receipts", why, entries=self._unwitnessed)
         if unknown := sum(count for (_, code), count in self._left.items() if code == NOT_KNOWN):
-            why = (
-                f"{unknown} numbers came from a network that neither notice nor ranges table names: load the ranges "
+            why = t_later(
+                "{numbers} numbers came from a network that neither notice nor ranges table names: load the ranges "
                 "with lookupd-loader ranges"
             )
-            yield Missing("journal", None, None, why)
+            yield not_told("journal", why, numbers=unknown)
 
 
 def _numbers(entry: JournalEntry) -> int:

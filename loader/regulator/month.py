@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from loader.regulator.figures import Missing
+from loader.regulator.figures import Missing, not_told
 from loader.regulator.moves import Move, Moves
 from loader.report import CommitTimes
 from lookupd.errors import StoreError
@@ -69,8 +69,10 @@ def ported_in(
                     _note(came, move, at)
         elif entry.kind is JournalKind.SNAPSHOT and not entry.from_empty and entry.added + entry.changed:
             when = format_time(entry.applied_at)
-            why = f"serial {serial}, {entry.source}: {entry.added + entry.changed} numbers came without notices"
-            snapshots.append(Missing("snapshot", when, when, why))
+            came_so = entry.added + entry.changed
+            why = "serial {serial}, {source}: {numbers} numbers came without notices"
+            told = not_told("snapshot", why, when, when, serial=serial, source=entry.source, numbers=came_so)
+            snapshots.append(told)
     oldest, since = oldest_kept(reader)
     if end_serial < oldest:
         raise StoreError(f"{month.name}: is before the kept history, which begins at {format_time(since)}")
@@ -87,10 +89,10 @@ def _note(came: dict[int, Came], move: Move, at: UnixMillis) -> None:
 def _not_whole(month: Period, since: UnixSeconds, now: UnixSeconds) -> Iterator[Missing]:
     first, end = month.first * HOUR_SECONDS, month.end * HOUR_SECONDS
     if since > first:
-        why = f"the kept history begins at {format_time(since)}: who came before that is not known"
-        yield Missing("journal", format_time(first), format_time(since), why)
+        why = "the kept history begins at {begin}: who came before that is not known"
+        yield not_told("journal", why, format_time(first), format_time(since), begin=format_time(since))
     if now < end:
-        yield Missing("period", format_time(now), format_time(end), "the month is not over")
+        yield not_told("period", "the month is not over", format_time(now), format_time(end))
 
 
 def still_there(reader: Reader, found: PortedIn) -> Iterator[Ported]:

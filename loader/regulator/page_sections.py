@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from loader.regulator import charts
-from loader.regulator.figures import HalfYear, KindTimes, Times
+from loader.regulator.figures import HalfYear, KindTimes, Missing, Times
 from loader.regulator.words import Translate, Words
 
 NETWORKS_CHARTED = 12
@@ -113,12 +113,16 @@ def missing(found: HalfYear, t: Translate) -> str:
         (
             escape(what.get(each.what, each.what)),
             escape("" if each.from_ is None else f"{each.from_} – {each.until}"),
-            escape(each.reason),
+            escape(_in_words(each, t)),
         )
         for each in found.missing
     )
     table = _table((t("What"), t("Time"), t("Reason")), rows, texts=3)
     return f'<section class="missing">\n<h2>{escape(t("What is missing"))}</h2>\n{table}\n</section>'
+
+
+def _in_words(gap: Missing, translate: Translate) -> str:
+    return translate(gap.text).format(**gap.values)
 
 
 # -- numbers ---------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loader.regulator.figures import AvailabilityMonth, Missing, SetUpTime
+from loader.regulator.figures import AvailabilityMonth, Missing, SetUpTime, not_told
+from loader.regulator.words import t_later
 from lookupd.periods import Period
 from lookupd.probe.report import Report, read_report
 
@@ -17,7 +18,7 @@ def set_up_time(
 ) -> tuple[SetUpTime | None, list[Missing]]:
     """NPR articles 10 and 18: the mean over samples. Raises LedgerError, ConfigError."""
     if not ledgers:
-        return None, [Missing("setup_time", None, None, "no probe's ledger was named: --probe FILE")]
+        return None, [not_told("setup_time", t_later("no probe's ledger was named: --probe FILE"))]
     found = read_report(ledgers, period, time_zone, now)
     total, unported = found.total, found.total_unported
     told = SetUpTime(
@@ -36,9 +37,11 @@ def set_up_time(
 
 def _missing(found: Report) -> Iterator[Missing]:
     for hole in found.holes:
-        yield Missing("setup_time", hole.from_, hole.until, f"the probe asked nothing in {hole.hours} hours")
+        why = t_later("the probe asked nothing in {hours} hours")
+        yield not_told("setup_time", why, hole.from_, hole.until, hours=hole.hours)
     for path in found.put_aside:
-        yield Missing("setup_time", None, None, f"{path}: a damaged ledger was put aside, its counts are missing")
+        why = t_later("{file}: a damaged ledger was put aside, its counts are missing")
+        yield not_told("setup_time", why, file=str(path))
 
 
 def probe_availability(

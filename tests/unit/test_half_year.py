@@ -20,6 +20,7 @@ from loader.regulator.figures import HalfYear, NetworkMonth
 from loader.regulator.half_year import Evidence, Wanted, half_year
 from loader.regulator.trace import TraceWriter
 from lookupd.errors import ConfigError
+from lookupd.i18n import REPORT_CONTEXT, context_messages
 from lookupd.ledger import Ledger
 from lookupd.model import UnixSeconds
 from lookupd.periods import parse_period
@@ -59,7 +60,7 @@ def report(
     period = parse_period("2026H1", find_zone(zone))
     wanted = Wanted(period, find_zone(zone), zone, Limits(), network, "a")
     with workbench.reader() as reader:
-        return half_year(
+        found = half_year(
             reader,
             wanted,
             Evidence(**evidence),
@@ -68,6 +69,9 @@ def report(
             UnixSeconds(now),
             lambda _: None,
         )
+    in_chinese = context_messages("zh_TW", REPORT_CONTEXT)
+    assert [gap.reason for gap in found.missing if gap.text not in in_chinese] == []
+    return found
 
 
 def moved(found: HalfYear) -> dict[tuple[str, str], tuple[int, int, int]]:

@@ -107,11 +107,17 @@ def test_what_comes_from_the_store_is_shown_as_text() -> None:
 def test_what_is_missing_is_told_and_what_is_unknown_is_no_zero() -> None:
     text = " ".join(seen(partial()).text)
     assert "What is missing" in text
-    assert "the kept history begins later" in text
+    assert "Prometheus tells nothing of 56 hours" in text
     nothing = " ".join(seen(empty()).text)
     assert nothing.count("not known") == 3
     assert "No samples were given." in nothing
     assert "The period is over, and nothing is missing." in " ".join(seen(sample()).text)
+
+
+def test_what_is_missing_is_told_in_the_language_of_the_page() -> None:
+    text = " ".join(seen(partial(), "zh-TW").text)
+    assert "Prometheus 於此期間有 56 小時無資料" in text
+    assert not [gap.reason for gap in partial().missing if gap.reason in text]
 
 
 def test_networks_beyond_the_chart_are_in_the_table_and_summed() -> None:
