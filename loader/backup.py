@@ -31,7 +31,7 @@ from lookupd.store.copy import copy_store, open_copy
 from lookupd.store.reader import Reader
 from lookupd.store.rights import BACKUP_FOLDER_MODE, open_file
 from lookupd.store.schema import FORMAT_VERSION, State, format_digest
-from lookupd.store.scrub import scrub
+from lookupd.store.scrub import scrub, values_of
 from lookupd.store.verify import verify
 from lookupd.units import format_time
 
@@ -118,7 +118,7 @@ def make_backup(
     """
     began = time.monotonic()
     state = reader.state
-    report = scrub(reader, progress.stage("scrub", 2 * state.blocks))
+    report = scrub(reader, progress.stage("scrub", values_of(reader)))
     if report.problems and not even_damaged:
         raise StoreError(
             f"{reader.path}: not backed up: {'; '.join(report.problems[:5])}: mend it with `lookupd-loader repair`, "

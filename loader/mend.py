@@ -45,11 +45,13 @@ Advance = Callable[[int], None]
 
 
 class Mended(msgspec.Struct, frozen=True):
-    """What was mended: blocks, and blocks whose details were; nothing at all if both are empty."""
+    """What was mended: blocks, blocks whose details were, and whose restrictions as look-ups read them; nothing at all
+    if these are empty."""
 
     source: str
     blocks: tuple[int, ...]
     details: tuple[int, ...]
+    restricted: tuple[int, ...]
     numbers: int
     serial: int
     digest: str
@@ -64,7 +66,7 @@ def mend_from_snapshot(
     reason: str,
     advance: Advance = lambda count: None,
 ) -> Mended:
-    """Mend damaged blocks and details in one transaction, with one journal entry.
+    """Mend damaged blocks, details and values of `restricted` in one transaction, with one journal entry.
 
     blocks: those that are known to be damaged or lost; all others that are damaged are found and mended too,
     since the proof needs them. reason: a person's words, or the program's. Raises FeedError if the file is not
@@ -76,7 +78,7 @@ def mend_from_snapshot(
         report = scrub(reader)
         asked = {block for block in blocks if reader.stored("blocks", BLOCK_KEY.pack(block)) is None}
         damaged = sorted({*report.damaged_blocks, *asked})
-        rows = rows_from_snapshot(reader, file, {*damaged, *report.damaged_details}, advance)
+        rows = rows_from_snapshot(reader, file, {*damaged, *report.to_mend}, advance)
         sums = {block: content for block, content in contents(reader) if block not in damaged}
         for block, numbers in rows.items():
             if numbers:
@@ -101,6 +103,7 @@ def mend_from_snapshot(
             file.name,
             tuple(damaged),
             tuple(report.damaged_details),
+            tuple(report.damaged_restricted),
             sum(map(len, rows.values())),
             change.serial,
             format_digest(digest),

@@ -2,7 +2,8 @@
 
 A damaged block is out of service from the moment its bytes changed: readers check each block they read. Here
 it is found before anybody asks, and mended from the other replica, or from the last snapshot in the spool and
-the journal since; either must give the store's own digest again, or nothing is changed.
+the journal since; either must give the store's own digest again, or nothing is changed. What look-ups read of a
+block's restrictions is made anew from the restrictions themselves.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from lookupd.model import UnixSeconds
 from lookupd.observe.log import log
 from lookupd.peer_keys import read_peer_keys
 from lookupd.settings import Config
-from lookupd.store.mend import mend_blocks
+from lookupd.store.mend import mend_blocks, mend_restricted
 from lookupd.store.reader import Reader
-from lookupd.store.scrub import Scrubber, ScrubReport
+from lookupd.store.scrub import Scrubber, ScrubReport, values_of
 from lookupd.store.writer import Writer
 
 STEP_SECONDS = 1.0
@@ -71,14 +72,15 @@ class BackgroundScrub:
     async def step(self) -> ScrubReport | None:
         """Some blocks of the pass; mends at once what it finds damaged. The report, when the pass ended."""
         report: ScrubReport | None = await self._store.read(self._scrub)
-        damaged = report.to_mend if report is not None else self._scrubber.damaged
+        found = self._scrubber.found if report is None else report
+        damaged = found.to_mend
         if damaged and damaged != self._told:
             log("blocks_damaged", blocks=",".join(map(str, damaged[:20])), count=len(damaged))
         if damaged or report is not None:
             self._told = damaged
             self._metrics.damaged_blocks = len(damaged)
         if damaged:
-            await self._mend(damaged)
+            await self._mend(damaged, only_restricted=not (found.damaged_blocks or found.damaged_details))
         if report is not None:
             self._metrics.scrub_passes += 1
             self._metrics.scrubbed_at = self._clock.now()
@@ -88,9 +90,10 @@ class BackgroundScrub:
         return report
 
     def _scrub(self, reader: Reader) -> ScrubReport | None:
-        values = 2 * reader.state.blocks  # blocks, then their details
         steps = max(self._config.sync.scrub / STEP_SECONDS, 1.0)
-        return self._scrubber.step(reader, min(max(int(values / steps) + 1, BLOCKS_PER_STEP_MIN), BLOCKS_PER_WINDOW))
+        return self._scrubber.step(
+            reader, min(max(int(values_of(reader) / steps) + 1, BLOCKS_PER_STEP_MIN), BLOCKS_PER_WINDOW)
+        )
 
     async def mend_now(self, block: int) -> None:
         """A write met a damaged block before the scrub did: mend it, so that the write can be tried again."""
@@ -100,13 +103,14 @@ class BackgroundScrub:
             self._metrics.damaged_blocks = len(self._told)
         await self._mend(self._told)
 
-    async def _mend(self, damaged: list[int]) -> None:
+    async def _mend(self, damaged: list[int], *, only_restricted: bool = False) -> None:
         loop = asyncio.get_running_loop()
         if self._tried_at is not None and loop.time() - self._tried_at < MEND_RETRY_SECONDS:
             return
         self._tried_at = loop.time()
         reasons = []
-        for mend in (self._mend_from_peer, self._mend_from_snapshot):
+        mends = [self._mend_from_rows] if only_restricted else [self._mend_from_peer, self._mend_from_snapshot]
+        for mend in mends:
             try:
                 source = await mend(damaged)
             except LookupdError as error:
@@ -120,6 +124,16 @@ class BackgroundScrub:
                 self._scrubber = Scrubber()  # what it knew of this pass is of the old bytes
                 return
         log("blocks_not_mended", count=len(damaged), reason="; ".join(reasons) or "no peer is set, no snapshot kept")
+
+    async def _mend_from_rows(self, damaged: list[int]) -> str:
+        now = UnixSeconds(self._clock.now() // 1000)
+
+        def mend(writer: Writer) -> None:
+            with writer.change(now) as change:
+                mend_restricted(change, damaged, REASON)
+
+        await self._store.write_now(mend)
+        return "the restrictions' rows"
 
     async def _mend_from_peer(self, damaged: list[int]) -> str | None:
         peer = self._config.peer

@@ -144,7 +144,7 @@ def repair(target: Target, from_snapshot: Path | None, feed: str | None, sequenc
         mended = mend_from_snapshot(
             writer, file, target.plan, (), unix_now(), reason, progress.stage("read", file.bytes)
         )
-    if not target.as_json and not mended.blocks and not mended.details:
+    if not target.as_json and not (mended.blocks or mended.details or mended.restricted):
         click.echo(f"{target.path}: nothing is damaged: digest={mended.digest}")
         return
     print_result(target, mended, str(target.path))

@@ -199,10 +199,10 @@ def _scrub(target: Target) -> None:
     from loader.progress import CommandProgress
     from lookupd.store.reader import Reader
     from lookupd.store.schema import format_digest
-    from lookupd.store.scrub import scrub
+    from lookupd.store.scrub import scrub, values_of
 
     with Reader(target.path, map_size=target.map_size) as reader, CommandProgress("scrub") as progress:
-        report = scrub(reader, progress.stage("scrub", 2 * reader.state.blocks))
+        report = scrub(reader, progress.stage("scrub", values_of(reader)))
     digest = None if report.digest is None else format_digest(report.digest)
     if target.as_json:
         click.echo(json.dumps(msgspec.structs.asdict(report) | {"digest": digest}))
@@ -211,7 +211,7 @@ def _scrub(target: Target) -> None:
             click.echo(f"problem: {problem}")
         click.echo(
             f"{target.path}: {len(report.problems) or 'no'} problems: blocks={report.blocks} "
-            f"details={report.details} digest={digest or 'not proven'}"
+            f"details={report.details} restricted={report.restricted} digest={digest or 'not proven'}"
         )
     if report.problems:
         sys.exit(Stale.exit_code)

@@ -14,7 +14,7 @@ Finding damage is for `scrub`, fetching the numbers for the loader's `peer`, men
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -87,11 +87,24 @@ def mend_blocks(
             change.transaction.put(key, _NOBODY_KNOWS, db=change.handles["journal_blocks"])
             change.old_states_fold.add(key, _NOBODY_KNOWS)
         change.digest, change.ported = sums.digest, sums.ported
-    told = ", ".join(map(str, sorted(rows)[:20])) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
     counts = Counts(mended=len(rows))
-    serial = change.record(JournalKind.REPAIRED, counts, source=f"{source}, blocks {told}", reason=reason)
+    serial = change.record(JournalKind.REPAIRED, counts, source=f"{source}, blocks {_told(rows)}", reason=reason)
     numbers = sum(map(len, rows.values()))
     return MendedBlocks(tuple(sorted(rows)), numbers, proven, serial, format_digest(change.digest))
+
+
+def mend_restricted(change: Change, blocks: Collection[int], reason: str) -> int:
+    """Write anew what look-ups read of these blocks' restrictions, from the rows; returns the serial. Needs nobody."""
+    for block in blocks:
+        change.restricted.unpack(block)  # and so writes it anew
+    source = f"the restrictions' rows, blocks {_told(blocks)}"
+    return change.record(JournalKind.REPAIRED, Counts(mended=len(blocks)), source=source, reason=reason)
+
+
+def _told(blocks: Collection[int]) -> str:
+    """A few of them by number."""
+    more = f" and {len(blocks) - 20} more" if len(blocks) > 20 else ""
+    return ", ".join(map(str, sorted(blocks)[:20])) + more
 
 
 def mend_block(change: Change, block: int, rows: Sequence[Row], sequence: int | None = None) -> None:

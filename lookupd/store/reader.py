@@ -482,6 +482,20 @@ class Reader:
         for key, value in self._each("details", BLOCK_KEY.pack(first)):
             yield BLOCK_KEY.unpack(key)[0], value
 
+    def restricted(self, first: int = 0) -> Iterator[tuple[int, memoryview]]:
+        """What look-ups read of restrictions, of every block from `first` on, likewise. Raises StoreError."""
+        for key, value in self._each("restricted", BLOCK_KEY.pack(first)):
+            if len(key) != BLOCK_KEY.size:
+                raise StoreError(f"restricted: the key {key.hex()} is damaged: restore the store")
+            yield BLOCK_KEY.unpack(key)[0], value
+
+    def count(self, name: str) -> int:
+        """How many values a database has. Raises StoreError."""
+        try:
+            return int(self._transaction.stat(self._handles[name])["entries"])
+        except lmdb.Error as error:
+            raise self._unreadable(error) from None
+
     def copy_to(self, file: int) -> None:
         """Write the pinned state, compacted, to a descriptor; may run in a thread while this one waits."""
         try:

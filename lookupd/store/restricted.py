@@ -163,6 +163,16 @@ def find(block: int, value: Value, offset: int, now: UnixSeconds) -> tuple[bool,
     return True, None
 
 
+def is_sound(block: int, value: Value) -> bool:
+    """Whether each part of the value is what was written, and nothing else is in it."""
+    try:
+        for part in range(PARTS):
+            _part(block, value, part * NUMBERS_PER_PART)
+        return bool(_ENDS.unpack_from(value)[-1] == len(value))
+    except (ValueError, struct.error):
+        return False
+
+
 def _part(block: int, value: Value, offset: int) -> Value:
     """The records of the offset's part. Raises ValueError or struct.error."""
     part = offset // NUMBERS_PER_PART

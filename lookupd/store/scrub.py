@@ -1,8 +1,8 @@
-"""Scrub: read every block and every details value, prove their checksums and the store's digest, nothing else.
+"""Scrub: read every value of blocks, details and restricted, prove their checksums and the store's digest, no more.
 
 Cheap enough for the background: the digest is summed from the content digests that the blocks carry, which
 their checksums vouch for. Numbers are hashed anew only when the sums disagree; what else may be wrong
-(tables, counts of details, history) is for `verify`, what to do about it for `mend`.
+(tables, counts of details, what is lost of `restricted`, history) is for `verify`, what to do about it for `mend`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import xxhash
 
 from lookupd.errors import StoreError
 from lookupd.limits import BLOCKS_PER_WINDOW
+from lookupd.store import restricted
 from lookupd.store.reader import Reader
 from lookupd.store.restrictions import restriction_term
 from lookupd.store.schema import (
@@ -38,24 +39,35 @@ _SUMS = struct.Struct("<QQ")
 
 _MASK64: Final = (1 << 64) - 1
 
+IsSound = Callable[[int, bytes | memoryview], bool]
+"""Whether the bytes are those that were written for the block."""
+
 
 class ScrubReport(msgspec.Struct):
     """What one pass found. digest: as the blocks and tables say; None if it could not be summed.
 
-    damaged_details: blocks whose details are damaged. problems: all of it in words, and what is neither.
+    damaged_details, damaged_restricted: blocks whose details are damaged, or what look-ups read of restrictions.
+    problems: all of it in words, and what is none of these.
     """
 
     blocks: int = 0
     details: int = 0
+    restricted: int = 0
     digest: int | None = None
     damaged_blocks: list[int] = msgspec.field(default_factory=list)
     damaged_details: list[int] = msgspec.field(default_factory=list)
+    damaged_restricted: list[int] = msgspec.field(default_factory=list)
     problems: list[str] = msgspec.field(default_factory=list)
 
     @property
     def to_mend(self) -> list[int]:
-        """Blocks that are damaged themselves or in their details."""
-        return sorted({*self.damaged_blocks, *self.damaged_details})
+        """Blocks that are damaged themselves, in their details, or in what look-ups read of restrictions."""
+        return sorted({*self.damaged_blocks, *self.damaged_details, *self.damaged_restricted})
+
+    @property
+    def checked(self) -> int:
+        """Values that were read."""
+        return self.blocks + self.details + self.restricted
 
     @property
     def whole(self) -> bool:
@@ -64,14 +76,19 @@ class ScrubReport(msgspec.Struct):
 
 
 def scrub(reader: Reader, advance: Callable[[int], None] = lambda count: None) -> ScrubReport:
-    """One pass over the pinned state. advance: told how many blocks and details values were done."""
+    """One pass over the pinned state. advance: told how many values were done, of `values_of` in all."""
     scrubber = Scrubber()
     told = 0
     while (report := scrubber.step(reader, BLOCKS_PER_WINDOW)) is None:
         advance(scrubber.checked - told)
         told = scrubber.checked
-    advance(report.blocks + report.details - told)
+    advance(report.checked - told)
     return report
+
+
+def values_of(reader: Reader) -> int:
+    """How many a pass over the pinned state reads."""
+    return 2 * reader.state.blocks + reader.count("restricted")
 
 
 class Scrubber:
@@ -94,25 +111,25 @@ class Scrubber:
         self._one_state = True
         self._sum = 0
         self._next = 0
-        self._in_details = False
+        self._to_check = [self._check_blocks, self._check_details, self._check_restricted]
 
     @property
-    def damaged(self) -> list[int]:
-        """Blocks found damaged, themselves or in their details, by the pass that is under way."""
-        return self._report.to_mend
+    def found(self) -> ScrubReport:
+        """Of the pass that is under way, so far."""
+        return self._report
 
     @property
     def checked(self) -> int:
-        """Blocks and details values that the pass under way has read."""
-        return self._report.blocks + self._report.details
+        """Values that the pass under way has read."""
+        return self._report.checked
 
     @property
     def seconds_since_pass(self) -> float | None:
         """How long ago the last pass ended; None if none has."""
         return None if self._finished_at is None else self._clock() - self._finished_at
 
-    def step(self, reader: Reader, budget_blocks: int) -> ScrubReport | None:
-        """Read so many blocks, then details values, in the pinned state; the report when that ended the pass.
+    def step(self, reader: Reader, budget: int) -> ScrubReport | None:
+        """Read so many values, blocks first, in the pinned state; the report when that ended the pass.
 
         The next step then begins a new pass. Never raises for damage: a page of the file that LMDB cannot
         read ends the pass, and the report says so.
@@ -122,15 +139,16 @@ class Scrubber:
         self._state = state
         report = self._report
         try:
-            if not self._in_details:
-                budget_blocks = self._check_blocks(reader, budget_blocks)
-            if self._in_details and budget_blocks:
-                budget_blocks = self._check_details(reader, budget_blocks)
-            if not budget_blocks:
-                return None
+            while self._to_check:
+                left = self._to_check[0](reader, budget)
+                if left is None:
+                    return None
+                del self._to_check[0]
+                self._next, budget = 0, left
             self._one_state &= not report.damaged_blocks  # else what was summed may be of damaged bytes
-            report.damaged_blocks = [block for block in report.damaged_blocks if _is_damaged(reader, block)]
-            report.damaged_details = [block for block in report.damaged_details if _has_damaged_details(reader, block)]
+            report.damaged_blocks = _still(report.damaged_blocks, reader, "blocks", block_is_sound)
+            report.damaged_details = _still(report.damaged_details, reader, "details", _details_are_sound)
+            report.damaged_restricted = _still(report.damaged_restricted, reader, "restricted", restricted.is_sound)
             if not report.damaged_blocks:
                 self._prove_digest(reader)
         except StoreError as error:
@@ -140,15 +158,19 @@ class Scrubber:
             for block in report.damaged_blocks
         ]
         report.problems += [f"details of block {block} are damaged" for block in report.damaged_details]
+        report.problems += [
+            f"restricted: the value of block {block} is damaged: restricted numbers of it answer `unavailable`"
+            for block in report.damaged_restricted
+        ]
         self._begin()
         self._finished_at = self._clock()
         return report
 
-    def _check_blocks(self, reader: Reader, budget: int) -> int:
-        """Returns how much of the budget is left: something only when that was the last block."""
+    def _check_blocks(self, reader: Reader, budget: int) -> int | None:
+        """Returns what is left of the budget when that was the last block; None if it was not."""
         # Written out, without `schema.block_is_sound`: this loop is the cost of a scrub.
         hashed, sums, sum_of = xxhash.xxh3_64_intdigest, _SUMS.unpack_from, 0
-        left = budget
+        left, ended = budget, False
         for block, value in reader.blocks(self._next):
             if not left:
                 self._next = block
@@ -162,24 +184,38 @@ class Scrubber:
                 self._report.damaged_blocks.append(block)
             sum_of += content
         else:
-            self._next, self._in_details = 0, True
+            ended = True
         self._sum += sum_of
         self._report.blocks += budget - left
-        return left if self._in_details else 0
+        return left if ended else None
 
-    def _check_details(self, reader: Reader, budget: int) -> int:
-        """As `_check_blocks`, for the details values."""
+    def _check_details(self, reader: Reader, budget: int) -> int | None:
+        report = self._report
+        values = reader.details(self._next)
+        left = self._check(values, budget, _details_are_sound, report.damaged_details)
+        report.details += budget - (left or 0)
+        return left
+
+    def _check_restricted(self, reader: Reader, budget: int) -> int | None:
+        report = self._report
+        values = reader.restricted(self._next)
+        left = self._check(values, budget, restricted.is_sound, report.damaged_restricted)
+        report.restricted += budget - (left or 0)
+        return left
+
+    def _check(
+        self, values: Iterator[tuple[int, memoryview]], budget: int, is_sound: IsSound, damaged: list[int]
+    ) -> int | None:
+        """As `_check_blocks`."""
         left = budget
-        for block, value in reader.details(self._next):
+        for block, value in values:
             if not left:
                 self._next = block
-                self._report.details += budget
-                return 0
+                return None
             left -= 1
-            if not _details_are_sound(block, value):
-                self._report.damaged_details.append(block)
-        self._report.details += budget - left
-        return max(left, 1)  # the last value may have taken the last of it: the pass ends all the same
+            if not is_sound(block, value):
+                damaged.append(block)
+        return left
 
     def _prove_digest(self, reader: Reader) -> None:
         if not self._one_state:
@@ -208,14 +244,10 @@ def tables_share(reader: Reader) -> int:
     return digest + sum(map(restriction_term, reader.every_restriction()))
 
 
-def _is_damaged(reader: Reader, block: int) -> bool:
-    value = reader.stored("blocks", BLOCK_KEY.pack(block))
-    return value is not None and not block_is_sound(block, value)
-
-
-def _has_damaged_details(reader: Reader, block: int) -> bool:
-    value = reader.stored("details", BLOCK_KEY.pack(block))
-    return value is not None and not _details_are_sound(block, value)
+def _still(damaged: list[int], reader: Reader, name: str, is_sound: IsSound) -> list[int]:
+    """Those that are damaged in the pinned state, too."""
+    values = ((block, reader.stored(name, BLOCK_KEY.pack(block))) for block in damaged)
+    return [block for block, value in values if value is not None and not is_sound(block, value)]
 
 
 def _details_are_sound(block: int, value: bytes | memoryview) -> bool:

@@ -54,6 +54,23 @@ def test_damaged_block_is_found_and_mended_from_the_snapshot_and_the_journal(
         assert [entry.kind for _, entry, _ in reader.journal()][-1] == "repaired"
 
 
+def test_what_look_ups_read_of_restrictions_is_mended_from_the_restrictions(workbench: Workbench) -> None:
+    workbench.load_tables()
+    exchange = Exchange(workbench)
+    exchange.snapshot()
+    restriction = {"kind": "restrict", "tn": "886912345678", "authority": "NPA", "case": "A-1", "measure": "stop"}
+    exchange.delta(2, {**restriction, "notified_at": at(int(time.time()))})
+    assert exchange.once().returncode == 0
+    shutil.rmtree(workbench.store / "spool")  # no snapshot can help, and none is needed
+    damage(workbench.store, "restricted", BLOCK_KEY.pack(BLOCK), lambda value: flipped(value, 70))
+    assert not is_whole(workbench)
+    with exchange.running():
+        wait_until(lambda: is_whole(workbench))
+    with workbench.reader() as reader:
+        (*_, (_, entry, _)) = reader.journal()
+    assert (entry.kind, entry.source) == ("repaired", f"the restrictions' rows, blocks {BLOCK}")
+
+
 def test_damage_that_a_delta_meets_is_mended_at_once_and_the_delta_applied(workbench: Workbench) -> None:
     workbench.load_tables()
     exchange = Exchange(workbench, '[sync]\nscrub = "0s"')  # so that nobody else finds it

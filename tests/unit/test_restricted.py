@@ -18,13 +18,15 @@ from lookupd.errors import Rejected
 from lookupd.limits import RESTRICTIONS_PER_BLOCK_MAX
 from lookupd.model import InForce, JournalKind, Measure, Outcome, UnixSeconds
 from lookupd.store import restricted, restricting
+from lookupd.store.mend import mend_restricted
 from lookupd.store.restrictions import KEY, NUMBERS, REACHES
 from lookupd.store.schema import BLOCK_KEY
+from lookupd.store.scrub import scrub
 from lookupd.store.verify import verify
 from lookupd.store.writer import Writer
 from lookupd.units import format_time, parse_time
-from tests.conftest import PLAN, UNGUARDED, Silent, Workbench
-from tests.unit.test_damage import put, stored
+from tests.conftest import PLAN, UNGUARDED, Silent, Workbench, run_cli
+from tests.unit.test_damage import flipped, put, stored
 
 PORTED, IN_RANGE, BLOCK = "886912345678", "886912345700", 886912345
 PLACED = parse_time("2026-11-22T10:00:00+08:00")
@@ -90,6 +92,50 @@ def test_lost_value_makes_its_numbers_unavailable_until_a_restriction_of_them_is
     assert problems(placed) == []
     assert stored(placed.store, "restricted", key) == whole
     assert [told(placed, number) for number in (PORTED, IN_RANGE)] == [HELD] * 2
+
+
+@pytest.mark.parametrize(
+    "hurt", [harm, *(lambda value, at=at: flipped(value, at) for at in (0, 40, 63, 64, 71, 79, 87, -8, -1))]
+)
+def test_scrub_finds_a_flipped_byte_and_the_rows_mend_it(placed: Workbench, hurt: Callable[[bytes], bytes]) -> None:
+    key = BLOCK_KEY.pack(BLOCK)
+    whole = stored(placed.store, "restricted", key)
+    for damaged in (hurt(whole), whole[:-1], whole + b"\0" * 24, b""):
+        put(placed.store, "restricted", key, damaged)
+        with placed.reader() as reader:
+            report = scrub(reader)
+        assert (report.damaged_restricted, report.to_mend, report.restricted) == ([BLOCK], [BLOCK], 2)
+        (problem,) = report.problems
+        assert f"restricted: the value of block {BLOCK} is damaged" in problem
+    serial = placed.state()[0]
+    with Writer(placed.store) as writer, writer.change(UnixSeconds(PLACED)) as change:
+        assert mend_restricted(change, [BLOCK], "Wu Mei: found by the scrub") == serial + 1
+    assert stored(placed.store, "restricted", key) == whole
+    assert problems(placed) == []
+    with placed.reader() as reader:
+        assert scrub(reader).whole
+        (*_, (_, entry, _)) = reader.journal()
+    assert (entry.kind, entry.source) == (JournalKind.REPAIRED, f"the restrictions' rows, blocks {BLOCK}")
+
+
+def test_snapshot_mends_what_look_ups_read_of_restrictions(placed: Workbench) -> None:
+    key = BLOCK_KEY.pack(BLOCK)
+    whole = stored(placed.store, "restricted", key)
+    put(placed.store, "restricted", key, harm(whole))
+    snapshot = placed.folder / "snapshot-main-1.csv"
+    words = ("--reason", "Wu Mei: disk replaced", "--store", placed.store, "--json")
+    mended = run_cli("loader.cli", "repair", "--from-snapshot", snapshot, *words)
+    told_of = json.loads(mended.stdout)
+    assert (told_of["blocks"], told_of["details"], told_of["restricted"]) == ([], [], [BLOCK])
+    assert stored(placed.store, "restricted", key) == whole
+    assert problems(placed) == []
+
+
+def test_scrub_tells_a_key_that_is_none(placed: Workbench) -> None:
+    put(placed.store, "restricted", b"odd", b"")
+    with placed.reader() as reader:
+        (problem,) = scrub(reader).problems
+    assert "restricted: the key 6f6464 is damaged" in problem
 
 
 def test_value_that_no_row_leads_to_is_told(placed: Workbench) -> None:

@@ -142,11 +142,11 @@ def test_damage_is_told_before_the_pass_ends_and_forgotten_once_mended(workbench
     scrubber = Scrubber()
     with workbench.reader() as reader:
         assert scrubber.step(reader, 2) is None
-        assert scrubber.damaged == [BLOCKS[0]]
+        assert scrubber.found.to_mend == [BLOCKS[0]]
     with whole.reader() as reader:  # as after a mend between two steps
         report = passed(scrubber, reader)
         assert (report.problems, report.damaged_blocks) == ([], [])
-        assert scrubber.damaged == []
+        assert scrubber.found.to_mend == []
         assert report.digest == reader.state.digest
     assert past.model
 
@@ -167,7 +167,7 @@ def test_verify_scrub_names_what_is_damaged_and_ends_with_6(workbench: Workbench
     make_past(workbench, SEED)
     done = run_cli("loader.cli", "verify", "--scrub", "--store", workbench.store)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no problems: blocks=5 details=5 digest=" in done.stdout
+    assert "no problems: blocks=5 details=5 restricted=0 digest=" in done.stdout
     flip(workbench.store, "blocks", BLOCKS[1], 100)
     flip(workbench.store, "details", BLOCKS[2], 100)
     done = run_cli("loader.cli", "verify", "--scrub", "--store", workbench.store, "--json")
