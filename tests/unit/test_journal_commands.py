@@ -364,7 +364,7 @@ def test_prune_by_command_and_what_is_left(told: Workbench) -> None:
 
 def test_prune_of_what_is_too_young_is_refused(told: Workbench) -> None:
     result = run(told, "prune", "--before", "2100-01-01T00:00:00Z", "--sign-off", SIGN_OFF)
-    assert (result.exit_code, "entries of the last 184 days are kept" in result.output) == (3, True)
+    assert (result.exit_code, "entries of the last 215 days are kept" in result.output) == (3, True)
     config = told.config('[limits]\nhistory = "30000d"\n')
     arguments = ["journal", "prune", "--before", str(format_time(T)), "--sign-off", SIGN_OFF, "--config", str(config)]
     result = CliRunner().invoke(loader_cli, arguments)
