@@ -16,7 +16,7 @@ from lookupd.engine import Engine
 from lookupd.explain import explain_as_of, view
 from lookupd.journal_view import Found, number_entries, receipt_of
 from lookupd.limits import RISK_ENTRIES_READ_MAX, RISK_MOVES_TOLD
-from lookupd.model import TN, AnswerView, JournalKind, Ported, UnixSeconds
+from lookupd.model import TN, AnswerView, JournalEntry, JournalKind, Ported, UnixSeconds
 from lookupd.store.history import Past, oldest_kept, serial_at
 from lookupd.store.reader import Reader
 from lookupd.units import format_time
@@ -112,7 +112,7 @@ def risk(engine: Engine, text: str, window: Window, *, is_past: bool) -> RiskVie
         window_seconds=window.seconds,
         window_covered=since <= window.first and not is_cut,
         ports=sum(_is_port(move) for move in in_window),
-        returns=sum(move.to_network is None for move in in_window),
+        returns=sum(_is_return(move) for move in in_window),
         restriction=answer.restriction,
         restricted_in_window=tn is not None and _was_restricted(reader, tn, serial, window),
         known_since=format_time(since) or "",
@@ -162,10 +162,16 @@ def _move(reader: Reader, tn: TN, found: Found) -> Iterator[_Move]:
     elif to_network is None:
         return  # a return of a number that was not ported
     else:
-        from_network = donor if donor is not None and entry.kind is not JournalKind.CORRECT else None
+        from_network = donor if donor is not None and _kind(entry) is not JournalKind.CORRECT else None
         from_network = from_network or _holder(reader, tn, serial - 1)
     if from_network != to_network:
-        yield _Move(_moment(reader, found, after), entry.kind, before, from_network, to_network, serial)
+        yield _Move(_moment(reader, found, after), _kind(entry), before, from_network, to_network, serial)
+
+
+def _kind(entry: JournalEntry) -> JournalKind:
+    """Without a feed it was nobody's notice: a correction that takes a port away is recorded as a return."""
+    is_notice = entry.kind is JournalKind.SNAPSHOT or entry.feed is not None
+    return entry.kind if is_notice else JournalKind.CORRECT
 
 
 def _moment(reader: Reader, found: Found, after: Ported | None) -> UnixSeconds:
@@ -185,8 +191,12 @@ def _holder(reader: Reader, tn: TN, serial: int) -> str | None:
 
 
 def _is_port(move: _Move) -> bool:
-    """A correction mends what the store said: nobody was ported then."""
+    """A correction mends what the store said: nobody was ported then, and nothing went home."""
     return move.to_network is not None and move.kind is not JournalKind.CORRECT
+
+
+def _is_return(move: _Move) -> bool:
+    return move.to_network is None and move.kind is not JournalKind.CORRECT
 
 
 def _last_port(

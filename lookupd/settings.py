@@ -156,9 +156,9 @@ class ClientSettings(Section, frozen=True):
 class Limits(Section, frozen=True, rename={"return_": "return"}):
     """What law or policy sets. stale_after: 0 = answer however old the data is.
 
-    moved_share, moved_free: a file may add, remove and change so large a share of the ported numbers, or so
-    many numbers, without a person's word. history: the law wants half a year (NPR article 28), which is reported by
-    the 10th of the next month, and corrected in the weeks after. clock_step: a jump of the wall clock beyond it is not followed
+    history: the law wants half a year (NPR article 28), which is reported by the 10th of the next month, and corrected
+    in the weeks after. moved_share, moved_free: a file may add, remove and change so large a share of the ported
+    numbers, or so many numbers, without a person's word. clock_step: a jump of the wall clock beyond it is not followed
     until somebody takes it over.
     """
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from loader.regulator.figures import Corrected, KindTimes, Missing, NetworkMonth, NoticeMonth, not_told
-from loader.regulator.moves import Move, Moves
+from loader.regulator.moves import OF_NUMBERS, Move, Moves
 from loader.regulator.times import Seconds
 from loader.regulator.trace import Row, Spans, spans_of
 from loader.regulator.words import t_later
@@ -88,7 +88,7 @@ class JournalCount:
             if notice is not None:
                 self._unwitnessed += not times.is_witnessed
                 self._add_notice(month, notice, moves.of(serial, entry), put)
-            elif entry.kind is JournalKind.CORRECT:
+            elif entry.kind in OF_NUMBERS:  # without a notice; one that takes a port away is recorded as a return
                 self._add_correction(month, serial, entry, at, moves.of(serial, entry), put)
             elif entry.kind is JournalKind.SNAPSHOT and not entry.from_empty:
                 self._add_snapshot(serial, entry)

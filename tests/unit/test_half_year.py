@@ -16,6 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loader.cli import cli
+from loader.corrections import repair
+from loader.files import FeedFile
+from loader.reconcile import compare, read_file
 from loader.regulator.figures import HalfYear, NetworkMonth
 from loader.regulator.half_year import Evidence, Wanted, half_year
 from loader.regulator.trace import TraceWriter
@@ -29,9 +32,10 @@ from lookupd.probe.servers import parse as parse_server
 from lookupd.probe.tally import COLUMNS, Tally
 from lookupd.settings import Limits
 from lookupd.settlement import find_zone
+from lookupd.store.compare import joined
 from lookupd.store.prune import prune
 from lookupd.store.writer import Writer
-from tests.conftest import RANGES, SNAPSHOT, Workbench
+from tests.conftest import PLAN, RANGES, SNAPSHOT, Silent, Workbench
 from tests.exchange import Exchange, at, notice, number_return
 
 HOUR, DAY = 3600, 86_400
@@ -174,6 +178,22 @@ def test_corrections_are_no_ports_and_are_told(workbench: Workbench) -> None:
     found = report(bench)
     assert moved(found) == {}
     assert kinds(found)["2026-01", "correct"][:2] == (1, 1)
+
+
+def test_correction_that_takes_a_port_away_is_no_return_and_is_told(workbench: Workbench) -> None:
+    bench = loaded(workbench)
+    rows = [row for row in SNAPSHOT.splitlines(keepends=True) if not row.startswith("886912345678")]
+    path = bench.write("list.csv", "".join(rows))
+    differences: list[Any] = []
+    with bench.reader() as reader:
+        file = FeedFile(path, "snapshot", "main", 0, None, None, path.stat().st_size, None)
+        read = read_file(file, PLAN, reader, Silent())
+        compare(reader, read, Silent(), differences.append)
+    with Writer(bench.store) as writer:
+        assert repair(writer, read, joined(differences), "Wu Mei: no port", UnixSeconds(JANUARY + 9)).removed == 1
+    found = report(bench)
+    assert (moved(found), kinds(found)) == ({}, {})
+    assert [(each.month, each.entries, each.numbers) for each in found.corrected][:1] == [("2026-01", 1, 1)]
 
 
 def test_months_begin_in_the_time_zone_that_was_asked_for(workbench: Workbench) -> None:

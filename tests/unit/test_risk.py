@@ -112,6 +112,14 @@ def test_what_is_no_port_is_not_counted(bench: Workbench) -> None:
     assert look(bench, "886911000000", now=20).moves == ()
 
 
+def test_a_correction_that_takes_a_port_away_is_no_return(bench: Workbench) -> None:
+    rows = [line for line in SNAPSHOT.splitlines(keepends=True) if not line.startswith(NUMBER)]
+    path = bench.publish("snapshot-main-7.csv", "".join(rows), len(rows) - 1)
+    run_cli("loader.cli", "reconcile", path, "--repair", "--reason", "Wu Mei: never ported", "--store", bench.store)
+    found = look(bench, window=400)
+    assert (found.ports, found.returns, ways(found)) == (0, 0, [("correct", "1402", None)])
+
+
 def test_a_number_is_found_in_ranges_and_leaves_the_holder_of_its_range(bench: Workbench) -> None:
     say(bench, 2, 10, notice("886911000000", "1402", 886911000099))
     found = look(bench, "0911000050", now=11)
