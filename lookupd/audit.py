@@ -117,7 +117,7 @@ class Audit:
             log("audit_failing", path=self._folder, reason=reason)
         for each in waiting:
             if not each.done.done():
-                each.done.set_exception(AuditFailed(f"audit.path: {self._folder}: {reason}: no risk check is answered"))
+                each.done.set_exception(AuditFailed(f"audit.path: {reason}: no risk check is answered"))
 
     # -- in a thread -------------------------------------------------------------------------------------
 
