@@ -6,6 +6,7 @@ line each, in files by month. Which files are refused is `feed_sync`'s business.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def append(spool: Path, refusal: Refusal) -> None:
     try:
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"  # a crash cut the line before: ours stands by itself
-        os.write(file, b"\n" * torn + msgspec.json.encode(refusal) + b"\n")
+        line = b"\n" * torn + msgspec.json.encode(refusal) + b"\n"
+        if os.write(file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(file)
     finally:
         os.close(file)

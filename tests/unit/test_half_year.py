@@ -6,6 +6,8 @@ import csv
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -346,6 +348,30 @@ def test_a_refusal_that_a_crash_cut_off_is_told_and_the_next_one_stands_by_itsel
     found = list(refusals.read(tmp_path, UnixSeconds(JANUARY), UnixSeconds(JULY)))
     assert found == [refusals.Damaged(file, 1), told]
     assert list(refusals.read(tmp_path, UnixSeconds(JULY), UnixSeconds(LATER))) == []
+
+
+def test_a_refusal_that_the_disk_takes_a_part_of_is_an_error_and_the_next_one_stands_by_itself(tmp_path: Path) -> None:
+    program = """if True:
+        import resource, signal, sys
+        from pathlib import Path
+        from loader import refusals
+
+        told = refusals.Refusal("2026-02-03T04:05:06.789Z", "main", "delta", 2, "delta-main-2.ndjson", ((1, "why"),))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, resource.RLIM_INFINITY))
+        try:
+            refusals.append(Path(sys.argv[1]), told)
+        except OSError as error:
+            print(error.strerror)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        refusals.append(Path(sys.argv[1]), told)
+    """
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "No space left on device\n"
+    from loader import refusals
+
+    found = list(refusals.read(tmp_path, UnixSeconds(JANUARY), UnixSeconds(JULY)))
+    assert [type(each).__name__ for each in found] == ["Damaged", "Refusal"]
 
 
 # -- what is missing -------------------------------------------------------------------------------------
