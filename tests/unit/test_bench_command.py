@@ -195,11 +195,19 @@ def test_daemon_answers_every_query_with_the_outcomes_of_its_store(
     assert report.cpu_seconds > 0
 
 
+PDB_TRIES = 5
+"""A question that has waited for 30 ms is not answered any more: one stall of a busy machine loses a window."""
+
+
 def test_pdb_outcomes_are_its_codes(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "numbers.txt"
     path.write_text("\n".join([*NUMBERS, "12ab"]))
     server = f"udp://127.0.0.1:{served.pdb}"
-    report = accounted(run(Options(server=server, dialect="pdb", numbers=path, count=500, window=4, timeout=30)))
+    options = Options(server=server, dialect="pdb", numbers=path, count=500, window=4, timeout=2)
+    for _ in range(PDB_TRIES):
+        report = accounted(run(options))
+        if not report.lost:
+            break
     assert report.outcomes == {"ok": 200, "not_found": 200, "not_number": 100, "echoed": 0}
 
 
