@@ -112,16 +112,17 @@ class Server:
     start_seconds: float
 
     def cpu_ns(self) -> int:
-        """CPU time of all threads so far, its own and its children's, user and system, once they sleep."""
+        """CPU time of all threads so far, its own and its children's, those that have ended too, user and system, once
+        they sleep."""
         time.sleep(SETTLE_SECONDS)
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(self.pid))
+        return sum(time.clock_gettime_ns(_cpu_clock(pid)) for pid in _processes(self.pid))
 
     def resident_bytes(self) -> tuple[int, int]:
         """Memory of its own and of the processes that it started, shared pages once; and pages of files that it has
         mapped itself."""
         own = 0
-        for pid in {task.parent.parent for task in _tasks(self.pid)}:
-            shares = _kib(pid / "smaps_rollup", "Pss_")
+        for pid in _processes(self.pid):
+            shares = _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss_")
             own += shares["Pss_Anon"] + shares["Pss_Shmem"]
         return 1024 * own, 1024 * _kib(Path(f"/proc/{self.pid}/status"), "Rss")["RssFile"]
 
@@ -132,12 +133,18 @@ def _kib(file: Path, prefix: str) -> dict[str, int]:
     return {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.startswith(prefix)}
 
 
-def _tasks(pid: int) -> Iterator[Path]:
-    """Threads of a process and of those that it started and that still run."""
+def _cpu_clock(pid: int) -> int:
+    """The id of a process's CPU clock, as the kernel makes them: see clock_getcpuclockid(3)."""
+    return (~pid << 3) | 2
+
+
+def _processes(pid: int) -> Iterator[int]:
+    """A process and those that it started and that still run."""
+    yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
-        yield task
-        for child in (task / "children").read_text().split():
-            yield from _tasks(int(child))
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            for child in (task / "children").read_text().split():
+                yield from _processes(int(child))
 
 
 @contextlib.contextmanager
