@@ -53,7 +53,13 @@ def _on_one(command: Command) -> Command:
 
 @click.command()
 @_on_one
-@click.option("--measure", required=True, type=click.Choice([each.label for each in Measure]), help="What is ordered.")
+@click.option(
+    "--measure",
+    type=click.Choice([each.label for each in Measure]),
+    default=Measure.STOP.label,
+    show_default=True,
+    help="What is ordered.",
+)
 @click.option("--from", "from_", callback=moment, metavar="TIME", help="From this RFC 3339 time on.  [default: now]")
 @_until
 @on_store
@@ -66,7 +72,7 @@ def restrict(
     out the same there, with the same --from.
 
     \b
-    Examples: lookupd-loader restrict 0912345678 --authority NPA --case A-17 --measure stop \\
+    Examples: lookupd-loader restrict 0912345678 --authority NPA --case A-17 \\
                   --why "Wu Mei: order by fax, 22 November" --store /var/lib/lookupd/a
               lookupd-loader restrict --imsi 466010000000000 --to 466010000009999 --authority NCC --case 8 \\
                   --measure no_roaming --why "Wu Mei: order NCC 8" --config /etc/lookupd/a.toml

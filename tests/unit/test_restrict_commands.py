@@ -70,6 +70,11 @@ def other_store(bench: Workbench, name: str = "other") -> Workbench:
 # -- one -------------------------------------------------------------------------------------------------
 
 
+def test_restriction_of_which_no_measure_is_told_stops(loaded: Workbench) -> None:
+    done(loaded, "restrict", PORTED, *WHO, *WHY)
+    assert asked(loaded) == "stop"
+
+
 def test_restriction_by_hand_is_in_force_and_the_journal_says_who_and_why(loaded: Workbench) -> None:
     told = done(loaded, "restrict", "0912-345-678", *STOP)
     assert (told["result"], told["notes"], asked(loaded)) == ("restricted", [], "stop")
@@ -135,7 +140,7 @@ def test_of_a_pair_the_command_says_what_is_to_be_done_at_the_other(loaded: Work
         (("restrict", PORTED, "--to", "886912345000", *STOP), "backwards"),
         (("restrict", "886899999900", "--to", "886900000100", *STOP), "crosses"),
         (("restrict", PORTED, "--authority", "x" * 65, "--case", "1", *WHY, "--measure", "stop"), "authority: 1 to 64"),
-        (("restrict", PORTED, *WHO, *WHY), "--measure"),
+        (("restrict", PORTED, *WHO, *WHY, "--measure", "jail"), "--measure"),
         (("restrict", PORTED, *WHO, "--measure", "stop", "--why", "because"), "who: why"),
         (("restrictions", PORTED, "--imsi", "466010000000000"), "not both"),
         (("restrictions", "--imsi", "1"), "14 or 15 digits"),
